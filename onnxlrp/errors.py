@@ -1,0 +1,88 @@
+"""The error tree. Every message says what, where, the value met, and what to do next.
+
+    OnnxlrpError
+    ├── ModelError        the file is broken, or not a model: fix the file              exit 2
+    ├── InputError        the call or its data does not fit: change the call            exit 2
+    ├── ChoiceError       an unknown or contradictory choice: change the choice         exit 2
+    ├── Unsupported       the model is valid, but cannot be explained so                exit 3
+    │   ├── NoRule            operators without a rule: choose a stand-in
+    │   └── NeedsShape        a rank that nobody could infer: give it
+    ├── CheckFailed       a check did not hold; carries the numbers                     exit 1
+    └── Defect            a mistake of ours: please report it                           exit 4
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class OnnxlrpError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code = 4
+
+
+class ModelError(OnnxlrpError):
+    """The file cannot be read as a valid model."""
+
+    exit_code = 2
+
+
+class InputError(OnnxlrpError):
+    """The data or the call does not fit the model."""
+
+    exit_code = 2
+
+
+class ChoiceError(OnnxlrpError):
+    """A preset, rule, method, target or name that does not exist or contradicts another."""
+
+    exit_code = 2
+
+
+class Unsupported(OnnxlrpError):
+    """The model is valid, but cannot be explained in the way that was asked for."""
+
+    exit_code = 3
+
+
+class NoRule(Unsupported):
+    """Operators on the way from the explained inputs to the target have no rule."""
+
+
+class NeedsShape(Unsupported):
+    """A rule needs the rank or a dimension of a tensor that nobody could infer."""
+
+
+class CheckFailed(OnnxlrpError):
+    """A check of the compiled explainer did not hold; `findings` carries the numbers."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, findings: object = None) -> None:
+        super().__init__(message)
+        self.findings = findings
+
+
+class Defect(OnnxlrpError):
+    """A mistake of this package."""
+
+    exit_code = 4
+
+
+@contextmanager
+def at_node(where: str) -> Iterator[None]:
+    """Add *where* to an error on its way out: the code that detects knows only *what*."""
+    try:
+        yield
+    except OnnxlrpError as error:
+        if getattr(error, "where", None) is None:
+            error.where = where  # type: ignore[attr-defined]
+            error.args = (f"{error.args[0]}\n  at {where}", *error.args[1:])
+        raise
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError, NotImplementedError) as error:
+        raise Defect(
+            f"{type(error).__name__} while writing the relevance graph: {error}\n  at {where}\n"
+            "This is a mistake of onnxlrp: please report it with the model."
+        ) from error
