@@ -1,0 +1,195 @@
+"""The writer of new nodes: `emit.Conv(x, w, strides=[1, 1])` appends a node and returns its output.
+
+Python literals become constants (float → float32, int → int64, lists → vectors), equal nodes are written once, and every
+node is stamped with the forward node, rule and source that it serves. While a writer is *active*, values understand
+arithmetic, so that a formula reads as in the paper: `y * (1.0 - y)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+Literal = float | int | bool | Sequence[int] | Sequence[float] | np.ndarray
+Operand = ir.Value | Literal | None
+
+SMALLEST = 1e-30
+"""Added before a sign is taken: far below any stabiliser, and enough to make zero positive."""
+
+
+class Emit:
+    """Appends nodes to a graph.
+
+    graph : where the nodes go        opset : version of the default domain (reductions are spelled differently below 18)
+    """
+
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        self.graph = graph
+        self.opset = opset
+        self.stamp: dict[str, str] = {}
+        self.scope = "lrp"
+        self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
+        self._names |= {value.name for value in graph.inputs}
+        self._written: dict[tuple[Any, ...], tuple[ir.Value, ...]] = {}
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+
+    # --- nodes and constants -----------------------------------------------------------------------------------------
+
+    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return lambda *inputs, **attributes: self.node(op_type, *inputs, **attributes)
+
+    def node(self, op_type: str, *inputs: Operand, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+        """Append one node; one output is returned as a value, several as a tuple."""
+        operands = [self.value(operand) for operand in inputs]
+        while operands and operands[-1] is None:
+            operands.pop()
+        attributes = {name: value for name, value in attributes.items() if value is not None}
+        key = (domain, op_type, tuple(map(id, operands)), outputs, _frozen(attributes))
+        if key not in self._written:
+            name = self._fresh(f"{self.scope}/{op_type}")
+            values = [ir.Value(name=name if i == 0 else self._fresh(f"{name}_{i}")) for i in range(outputs)]
+            node = ir.node(op_type, operands, attributes, domain=domain, outputs=values, name=name)
+            node.metadata_props.update(self.stamp)
+            self.graph.append(node)
+            self._written[key] = tuple(node.outputs)
+        written = self._written[key]
+        return written[0] if outputs == 1 else written
+
+    def value(self, operand: Operand) -> ir.Value | None:
+        return operand if operand is None or isinstance(operand, ir.Value) else self.constant(operand)
+
+    def constant(self, literal: Literal, dtype: Any = None) -> ir.Value:
+        """An initialiser; equal ones are shared. float → float32, int → int64."""
+        array = np.asarray(literal)
+        if dtype is None and array.dtype.kind in "fiu":
+            dtype = np.float32 if array.dtype.kind == "f" else np.int64
+        array = np.ascontiguousarray(array.astype(dtype, copy=False)) if array.ndim else array.astype(dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self._fresh("lrp/constant")
+            value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
+            value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+            self.graph.register_initializer(value)
+            self._constants[key] = value
+        return self._constants[key]
+
+    def _fresh(self, wanted: str) -> str:
+        name, count = wanted, 0
+        while name in self._names:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._names.add(name)
+        return name
+
+    @contextmanager
+    def serving(self, scope: str, **stamp: str) -> Iterator[None]:
+        """Name and stamp the nodes written inside after the forward node they serve."""
+        before = self.scope, self.stamp
+        self.scope, self.stamp = f"lrp/{scope.strip('/')}", stamp
+        try:
+            yield
+        finally:
+            self.scope, self.stamp = before
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Let values do arithmetic through this writer."""
+        before = ir.set_value_magic_handler(_Arithmetic(self))
+        try:
+            yield
+        finally:
+            ir.set_value_magic_handler(before)
+
+    # --- small formulas that many rules share ------------------------------------------------------------------------
+
+    def positive(self, x: ir.Value) -> ir.Value:
+        """x⁺ = max(x, 0)."""
+        return self.Relu(x)  # type: ignore[no-any-return]
+
+    def negative(self, x: ir.Value) -> ir.Value:
+        """x⁻ = min(x, 0)."""
+        return self.Min(x, 0.0)  # type: ignore[no-any-return]
+
+    def ones_like(self, x: ir.Value) -> ir.Value:
+        return self.filled(self.Shape(x), 1.0)
+
+    def zeros_like(self, x: ir.Value) -> ir.Value:
+        return self.filled(self.Shape(x), 0.0)
+
+    def filled(self, shape: ir.Value, number: float) -> ir.Value:
+        return self.Expand(number, shape)  # type: ignore[no-any-return]
+
+    def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
+        return self.Reshape(x, self.Shape(like), allowzero=1)  # type: ignore[no-any-return]
+
+    def stabilise(self, z: ir.Value, eps: float, *, nonnegative: bool = False) -> ir.Value:
+        """Move z away from zero by eps, keeping its sign; zero counts as positive.
+
+        z : float tensor, any shape        eps : same unit as z, > 0        returns: same shape, |value| ≥ eps
+        Zero must move too: a dead unit has z = 0 exactly, and 0/0 would spread NaN to every input.
+        Shrink with a negative bias is the whole formula in one pass over memory; it leaves only zero in place.
+        Source: Bach et al. 2015, the epsilon rule.
+        """
+        if nonnegative:
+            return self.Add(z, eps)  # type: ignore[no-any-return]
+        return self.Shrink(self.Add(z, SMALLEST), lambd=0.0, bias=-float(eps))  # type: ignore[no-any-return]
+
+    def quotient(self, r: ir.Value, z: ir.Value, eps: float, *, nonnegative: bool = False) -> ir.Value:
+        """r / stabilise(z, eps); with eps = 0 the quotient is 0 where z = 0 (LRP-0)."""
+        if eps > 0:
+            return self.Div(r, self.stabilise(z, eps, nonnegative=nonnegative))  # type: ignore[no-any-return]
+        zero = self.Equal(z, 0.0)
+        return self.Where(zero, 0.0, self.Div(r, self.Where(zero, 1.0, z)))  # type: ignore[no-any-return]
+
+    def mask(self, condition: ir.Value) -> ir.Value:
+        """A boolean tensor as 0.0 and 1.0."""
+        return self.Cast(condition, to=ir.DataType.FLOAT)  # type: ignore[no-any-return]
+
+    def sum(self, x: ir.Value, axes: Sequence[int] | ir.Value | None = None, *, keepdims: bool = True) -> ir.Value:
+        """ReduceSum over `axes`; None = all of them, an empty list = none."""
+        if axes is not None and not isinstance(axes, ir.Value) and not len(axes):
+            return x
+        return self.ReduceSum(x, axes, keepdims=int(keepdims))  # type: ignore[no-any-return]
+
+    def reduce(self, op_type: str, x: ir.Value, axes: Operand, *, keepdims: bool = True) -> ir.Value:
+        """ReduceMax, ReduceMin, ReduceMean…: axes are an attribute below opset 18 and an input from 18 on."""
+        if self.opset >= 18:
+            return self.node(op_type, x, axes, keepdims=int(keepdims))  # type: ignore[no-any-return]
+        return self.node(op_type, x, axes=axes, keepdims=int(keepdims))  # type: ignore[no-any-return]
+
+    def dim(self, x: ir.Value, axis: int) -> ir.Value:
+        """One dimension as an int64 vector of one element."""
+        return self.Gather(self.Shape(x), [axis])  # type: ignore[no-any-return]
+
+
+class _Arithmetic:
+    """What `+ - * /` and unary minus on values mean while a writer is active."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+
+    def Add(self, lhs: Operand, rhs: Operand) -> ir.Value:
+        return self._emit.node("Add", lhs, rhs)  # type: ignore[no-any-return]
+
+    def Sub(self, lhs: Operand, rhs: Operand) -> ir.Value:
+        return self._emit.node("Sub", lhs, rhs)  # type: ignore[no-any-return]
+
+    def Mul(self, lhs: Operand, rhs: Operand) -> ir.Value:
+        return self._emit.node("Mul", lhs, rhs)  # type: ignore[no-any-return]
+
+    def Div(self, lhs: Operand, rhs: Operand) -> ir.Value:
+        return self._emit.node("Div", lhs, rhs)  # type: ignore[no-any-return]
+
+    def Neg(self, operand: Operand) -> ir.Value:
+        return self._emit.node("Neg", operand)  # type: ignore[no-any-return]
+
+
+def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:
+    """Attributes as a key: equal attributes, equal key."""
+    return tuple(sorted((name, repr(value)) for name, value in attributes.items()))

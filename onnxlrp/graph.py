@@ -1,0 +1,221 @@
+"""What is known about every tensor, and the way from the explained inputs to the target.
+
+`Facts` answers questions about one tensor: its rank and dimensions, its value if it is constant, whether relevance flows
+through it. `Unit` is what the walk treats as one layer. `between` keeps the units that matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import onnx
+import onnx.reference
+import onnx_ir as ir
+
+from onnxlrp.errors import NeedsShape
+from onnxlrp.storage import array_of
+
+Dimension = int | str | None
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+SMALL = 1 << 16
+"""Elements up to which a constant subgraph is evaluated while compiling."""
+
+RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
+
+
+class Facts:
+    """What the plan and the rules may ask about a tensor.
+
+    graph     : the forward graph
+    explained : tensors that relevance is wanted for; everything computed from them is a signal
+    blocks    : says of a node that nothing flows through it (Shape, comparisons…)
+    """
+
+    def __init__(
+        self, graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]
+    ) -> None:
+        self.graph = graph
+        self.signals = _downstream(graph, explained, blocks)
+        self.nonnegative: set[ir.Value] = set()
+        self._values: dict[ir.Value, np.ndarray[Any, Any] | None] = {}
+
+    def is_signal(self, value: ir.Value | None) -> bool:
+        return value in self.signals
+
+    def is_float(self, value: ir.Value) -> bool:
+        return value.dtype is None or value.dtype in FLOATS
+
+    def dims(self, value: ir.Value) -> tuple[Dimension, ...] | None:
+        """Static or symbolic dimensions; None when the rank is unknown."""
+        if value.shape is None:
+            return None
+        return tuple(d if isinstance(d, int) else d.value for d in value.shape)
+
+    def rank(self, value: ir.Value) -> int:
+        """Errors: NeedsShape when nobody could infer it."""
+        if value.shape is None:
+            raise NeedsShape(
+                f"The rank of '{value.name}' is unknown: neither the file nor shape inference gives it, and the rule "
+                "needs it. Export with shapes, or run onnx.shape_inference on the file."
+            )
+        return len(value.shape)
+
+    def constant(self, value: ir.Value | None) -> np.ndarray[Any, Any] | None:
+        """The value of a small constant, initialiser or computed from constants alone; None for everything else."""
+        if value is None:
+            return None
+        if value not in self._values:
+            self._values[value] = self._evaluate(value)
+        return self._values[value]
+
+    def _evaluate(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        if value.const_value is not None:
+            return array_of(value.const_value)
+        node = value.producer()
+        if node is None:
+            return None
+        if node.op_type == "Shape" and not node.domain and node.inputs[0] is not None:
+            return self._static_shape(node)
+        if node.op_type in RANDOM or any(_subgraphs(node)) or not node.inputs:
+            return _constant_node(node)
+        inputs = [self.constant(operand) for operand in node.inputs]
+        if any(a is None for a, o in zip(inputs, node.inputs, strict=True) if o is not None):
+            return None
+        sizes = [a.size for a in inputs if a is not None]
+        dims = self.dims(value)
+        size = int(np.prod(dims)) if dims is not None and all(isinstance(d, int) for d in dims) else 0
+        if max([size, *sizes]) > SMALL:
+            return None
+        return _run_node(node, inputs)[value.index() or 0]
+
+    def _static_shape(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
+        operand = node.inputs[0]
+        dims = self.dims(operand) if operand is not None else None
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return None
+        start = node.attributes.get_int("start", 0)
+        return np.asarray(dims[start : node.attributes.get_int("end", len(dims))], np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What the walk treats as one layer: one node, or several that make up one.
+
+    nodes   : in graph order; the last one produces the outputs
+    op_type : the node's own, or a name of ours in the domain `onnxlrp` (`LinearChain`, `DecomposedActivation`)
+    """
+
+    nodes: tuple[ir.Node, ...]
+    op_type: str
+    domain: str
+    inputs: tuple[ir.Value | None, ...]
+    outputs: tuple[ir.Value, ...]
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Unit:
+        return cls((node,), node.op_type, node.domain, tuple(node.inputs), tuple(node.outputs))
+
+    @property
+    def node(self) -> ir.Node:
+        return self.nodes[-1]
+
+    @property
+    def name(self) -> str:
+        return self.nodes[0].name or "" if len(self.nodes) == 1 else " + ".join(node.name or "" for node in self.nodes)
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        return frozenset(node.name or "" for node in self.nodes)
+
+    @property
+    def described_type(self) -> str:
+        return self.op_type if len(self.nodes) == 1 else "+".join(node.op_type for node in self.nodes)
+
+    def __str__(self) -> str:
+        return f"{self.described_type} '{self.name}'"
+
+
+def between(units: Sequence[Unit], facts: Facts, target: ir.Value) -> list[Unit]:
+    """The units on some way from an explained tensor to the target, in graph order."""
+    reached = {target}
+    kept = []
+    for unit in reversed(units):
+        if any(output in reached for output in unit.outputs) and any(map(facts.is_signal, unit.outputs)):
+            kept.append(unit)
+            reached.update(operand for operand in unit.inputs if operand is not None and facts.is_signal(operand))
+    return kept[::-1]
+
+
+def as_networkx(units: Sequence[Unit], facts: Facts) -> nx.DiGraph:
+    """The reversed relevance graph: one vertex a unit, edges from a layer to the layers its relevance goes to.
+
+    Vertex attributes: operator, nodes. Edge attribute: tensor.
+    """
+    graph = nx.DiGraph()
+    producer = {output: unit for unit in units for output in unit.outputs}
+    for unit in units:
+        graph.add_node(unit.name, operator=unit.described_type)
+        for operand in unit.inputs:
+            if operand is None or not facts.is_signal(operand):
+                continue
+            below = producer.get(operand)
+            name = below.name if below is not None else operand.name
+            if below is None:
+                graph.add_node(name, operator="input")
+            graph.add_edge(unit.name, name, tensor=operand.name)
+    return graph
+
+
+def _downstream(
+    graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]
+) -> set[ir.Value]:
+    signals = set(explained)
+    for node in graph:
+        if not blocks(node) and any(operand in signals for operand in node.inputs):
+            signals.update(output for output in node.outputs if _may_carry(node, output))
+    return signals
+
+
+def _may_carry(node: ir.Node, output: ir.Value) -> bool:
+    """Indices, masks and rounded values carry no signal; what moves an explained integer input does."""
+    if output.dtype is None or output.dtype in FLOATS:
+        return True
+    return node.op_type in _MOVES_INTEGERS and any(o is not None and o.dtype == output.dtype for o in node.inputs)
+
+
+_MOVES_INTEGERS = frozenset(
+    {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Concat", "Cast", "Expand"}
+)
+
+
+def _subgraphs(node: ir.Node) -> Iterable[ir.Attr]:
+    return (a for a in node.attributes.values() if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS))
+
+
+def _constant_node(node: ir.Node) -> np.ndarray[Any, Any] | None:
+    if node.op_type != "Constant" or node.domain:
+        return None
+    return _run_node(node, [])[0]
+
+
+def _run_node(node: ir.Node, inputs: Sequence[np.ndarray[Any, Any] | None]) -> Sequence[np.ndarray[Any, Any]]:
+    """Evaluate one small node with the standard's reference implementation."""
+    proto = ir.to_proto(node)
+    names = [name for name in proto.input if name]
+    graph = onnx.helper.make_graph(
+        [proto],
+        "constant",
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in dict.fromkeys(names)],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in proto.output if name],
+    )
+    version = node.version or (node.graph.opset_imports.get(node.domain, 1) if node.graph is not None else 1)  # type: ignore[union-attr]
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, version)])
+    feeds = {name: array for name, array in zip(proto.input, inputs, strict=True) if name}
+    return onnx.reference.ReferenceEvaluator(model).run(None, feeds)  # type: ignore[no-any-return]

@@ -1,0 +1,287 @@
+"""Read: a file becomes a checked `Model` (opset upgraded, functions inlined, shapes inferred).
+
+What is written here about a model (notes, exporter, hash) is printed by `inspect` and stamped into every explainer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx.inliner
+import onnx.shape_inference
+import onnx.version_converter
+import onnx_ir as ir
+
+from onnxlrp.errors import ModelError, Unsupported
+from onnxlrp.storage import read_skeleton
+
+LOWEST_OPSET = 16
+"""The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
+
+NAMED_DEFAULT_DOMAIN = "ai.onnx"
+
+Source = str | Path | bytes | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that every later stage can rely on.
+
+    graph     : onnx_ir graph; weights stay in their file until somebody reads one
+    opset     : of the default domain, at least `LOWEST_OPSET`
+    exporter  : who wrote the file, as far as it tells
+    notes     : what reading changed, one sentence each
+    """
+
+    proto: ir.Model
+    path: Path | None
+    sha256: str
+    exporter: str
+    original_opset: int
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.proto.graph
+
+    @property
+    def opset(self) -> int:
+        return self.proto.opset_imports[""]
+
+    @property
+    def name(self) -> str:
+        return self.path.name if self.path is not None else (self.graph.name or "model")
+
+    def copy(self) -> ir.Model:
+        """A graph of its own over the same weights."""
+        return self.proto.clone()
+
+    def __str__(self) -> str:
+        inputs = ", ".join(describe(value) for value in self.graph.inputs)
+        outputs = ", ".join(describe(value) for value in self.graph.outputs)
+        opset = f"opset {self.original_opset}"
+        if self.opset != self.original_opset:
+            opset += f" (read as {self.opset})"
+        return f"{self.name}: {len(self.graph)} nodes, {opset}, {self.exporter}\n  in   {inputs}\n  out  {outputs}"
+
+
+def read(source: Source) -> Model:
+    """Read and check a model.
+
+    source : path of a `.onnx` file, its bytes, or a ModelProto (onnx or onnx_ir)
+    Errors: ModelError when it is no model, misses an external file, or is invalid; Unsupported when its opset cannot
+    be upgraded.
+    """
+    if isinstance(source, ir.Model):
+        source = ir.to_proto(source)
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is not None:
+        proto, digest = read_skeleton(path), _hash_file(path)
+    elif isinstance(source, bytes):
+        proto, digest = _parse(source), hashlib.sha256(source).hexdigest()
+    else:
+        assert isinstance(source, onnx.ModelProto)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        digest = hashlib.sha256(proto.SerializeToString()).hexdigest()
+    where = str(path) if path is not None else "the model"
+    if path is not None:
+        _check_external_files(proto, path)
+    exporter = exporter_of(proto)
+    notes: list[str] = []
+    _normalise_domains(proto, notes)
+    original_opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), 0)
+    for stage in _STAGES:
+        try:
+            proto = stage(proto, where, notes)
+        except ModelError:
+            raise
+        except onnx.checker.ValidationError as error:
+            raise ModelError(f"{where} is not a valid ONNX model: {str(error).strip()}") from error
+    proto.ir_version = min(max(proto.ir_version, 8), 10) if proto.ir_version < 11 else proto.ir_version
+    try:
+        model = ir.from_proto(proto)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{where} is not a valid ONNX model: {error}") from error
+    if path is not None:
+        ir.external_data.set_base_dir(model.graph, path.parent)
+    _name_nodes(model.graph)
+    return Model(model, path, digest, exporter, original_opset, tuple(notes))
+
+
+def describe(value: ir.Value) -> str:
+    """`name float32[batch, 3, 224, 224]`."""
+    dtype = value.dtype.name.lower() if value.dtype is not None else "?"
+    dims = "?" if value.shape is None else ", ".join(str(getattr(d, "value", d) or "?") for d in value.shape)
+    return f"{value.name} {dtype}[{dims}]"
+
+
+# --- stages of reading -----------------------------------------------------------------------------------------------
+
+
+def _check(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    """The structural half of the checker; the explainer gets the full one."""
+    del notes
+    if not proto.graph.output:
+        raise ModelError(f"{where} has no outputs, so there is nothing to explain.")
+    if proto.ir_version < 3:
+        raise ModelError(f"{where} has IR version {proto.ir_version}; onnxruntime reads versions from 3 on.")
+    return proto
+
+
+def _drop_weights_from_inputs(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    """IR version 3 lists every initialiser as an input too; they are weights, not inputs."""
+    del where
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.input if value.name not in weights]
+    if len(kept) < len(proto.graph.input):
+        notes.append(f"{len(proto.graph.input) - len(kept)} initialisers listed as inputs are read as weights.")
+        proto.ir_version = max(proto.ir_version, 4)
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)
+    return proto
+
+
+def _inline_functions(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    del where
+    if not proto.functions:
+        return proto
+    notes.append(f"{len(proto.functions)} model-local functions are inlined.")
+    return onnx.inliner.inline_local_functions(proto)
+
+
+def _upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    """Raise the default opset to `LOWEST_OPSET`; weights do not pass through the converter."""
+    entry = next((item for item in proto.opset_import if item.domain == ""), None)
+    if entry is None:
+        proto.opset_import.append(onnx.helper.make_opsetid("", LOWEST_OPSET))
+        return proto
+    if entry.version >= LOWEST_OPSET:
+        return proto
+    external = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    metadata = {item.key: item.value for item in proto.metadata_props}
+    try:
+        upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        raise Unsupported(
+            f"{where} has opset {entry.version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
+            f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
+        ) from error
+    for index, tensor in enumerate(upgraded.graph.initializer):
+        if tensor.name in external:
+            upgraded.graph.initializer[index].CopyFrom(external[tensor.name])
+    if not upgraded.metadata_props:
+        onnx.helper.set_model_props(upgraded, metadata)
+    notes.append(f"Opset {entry.version} is upgraded to {LOWEST_OPSET}.")
+    return upgraded
+
+
+def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except (RuntimeError, onnx.shape_inference.InferenceError) as error:
+        notes.append(f"Shape inference stopped: {str(error).strip().splitlines()[0]}")
+        return proto
+
+
+_Stage = Callable[[onnx.ModelProto, str, list[str]], onnx.ModelProto]
+_STAGES: tuple[_Stage, ...] = (_check, _drop_weights_from_inputs, _inline_functions, _upgrade, _infer_shapes)
+
+
+def _parse(data: bytes) -> onnx.ModelProto:
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except Exception as error:  # noqa: BLE001 - protobuf runtimes raise types of their own
+        raise ModelError(f"These {len(data)} bytes are not an ONNX model: {error}") from error
+    if not proto.graph.output:
+        raise ModelError(f"These {len(data)} bytes hold no ONNX graph with outputs.")
+    return proto
+
+
+def _normalise_domains(proto: onnx.ModelProto, notes: list[str]) -> None:
+    """Spell the default domain as the standard does: empty."""
+    spelled = [entry for entry in proto.opset_import if entry.domain == NAMED_DEFAULT_DOMAIN]
+    nodes = [node for node in proto.graph.node if node.domain == NAMED_DEFAULT_DOMAIN]
+    for node in nodes:
+        node.domain = ""
+    for entry in spelled:
+        if any(other.domain == "" for other in proto.opset_import):
+            proto.opset_import.remove(entry)
+        else:
+            entry.domain = ""
+    if spelled or nodes:
+        notes.append("The default domain is spelled 'ai.onnx'; it is read as ''.")
+
+
+def _check_external_files(proto: onnx.ModelProto, path: Path) -> None:
+    for tensor in proto.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {item.key: item.value for item in tensor.external_data}
+        file = path.parent / entries.get("location", "")
+        needed = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+        if not file.is_file():
+            raise ModelError(
+                f"'{path}' keeps the weight '{tensor.name}' in '{entries.get('location')}', and there is no such file "
+                f"in '{path.parent}'. Put the data file beside the model, under that name."
+            )
+        if file.stat().st_size < needed:
+            raise ModelError(
+                f"'{file}' has {file.stat().st_size} bytes, and the weight '{tensor.name}' of '{path}' ends at byte "
+                f"{needed}. The data file is cut short, or belongs to another model: copy it again."
+            )
+
+
+def _hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give nameless nodes a name that says where they are: `Relu_3` is the third Relu of the file."""
+    taken = {node.name for node in graph if node.name}
+    counts: dict[str, int] = {}
+    for node in graph:
+        if node.name:
+            continue
+        while True:
+            counts[node.op_type] = counts.get(node.op_type, 0) + 1
+            name = f"{node.op_type}_{counts[node.op_type]}"
+            if name not in taken:
+                break
+        node.name = name
+        taken.add(name)
+
+
+def exporter_of(proto: onnx.ModelProto) -> str:
+    """Who wrote the file, from its producer and the habits of its node names."""
+    producer = proto.producer_name.strip()
+    version = proto.producer_version.strip()
+    name = _PRODUCERS.get(producer.lower(), producer or "unknown exporter")
+    if producer.lower() == "pytorch":
+        dynamo = any("pkg.torch" in item.key for node in proto.graph.node[:8] for item in node.metadata_props)
+        name = "PyTorch (dynamo exporter)" if dynamo else "PyTorch (TorchScript exporter)"
+    quantised = {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in proto.graph.node}
+    return f"{name} {version}".strip() + (", quantised (QDQ)" if quantised else "")
+
+
+_PRODUCERS = {
+    "tf2onnx": "TensorFlow/Keras (tf2onnx)",
+    "keras2onnx": "Keras (keras2onnx)",
+    "onnx-caffe2": "Caffe2",
+    "caffe2": "Caffe2",
+    "cntk": "CNTK",
+    "skl2onnx": "scikit-learn (skl2onnx)",
+    "onnxmltools": "onnxmltools",
+    "paddlepaddle": "PaddlePaddle",
+    "onnx.quantize": "onnxruntime quantiser",
+    "onnxruntime.transformers": "onnxruntime transformers optimiser",
+    "jax2onnx": "JAX (jax2onnx)",
+    "ml.net": "ML.NET",
+    "mxnet": "MXNet",
+    "matlab deep learning toolbox converter for onnx model format": "MATLAB",
+}

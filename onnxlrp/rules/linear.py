@@ -1,0 +1,257 @@
+"""Linear operators: each declares z = forward(x, w) + b and its adjoints, and stops there."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxlrp.emit import Emit
+from onnxlrp.errors import Unsupported
+from onnxlrp.rules.convolution import (
+    Window,
+    conv_adjoint,
+    conv_forward,
+    conv_transpose_adjoint,
+    conv_transpose_forward,
+    conv_transpose_weight_adjoint,
+    conv_weight_adjoint,
+)
+from onnxlrp.rules.registry import Bilinear, Contribution, Keeps, linear
+from onnxlrp.rules.step import Step, unbroadcast
+
+CONVOLUTION, DENSE = "convolution", "dense"
+
+
+def _per_channel(step: Step, values: ir.Value, rank: int, axis: int = 1) -> ir.Value:
+    """A vector over channels, shaped to broadcast along `axis` of a tensor of that rank."""
+    return step.emit.Reshape(values, [1] * axis + [-1] + [1] * (rank - axis - 1))  # type: ignore[no-any-return]
+
+
+def _all_but(axis: int, rank: int) -> list[int]:
+    return [i for i in range(rank) if i != axis]
+
+
+# --- convolutions ----------------------------------------------------------------------------------------------------
+
+
+def _scale_conv(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
+    return weight * step.emit.Reshape(scale, [-1] + [1] * (step.rank(1) - 1))
+
+
+@linear("Conv", factors=(0, 1), addend=2, layer=CONVOLUTION, scale_outputs=_scale_conv)
+def conv(step: Step) -> Bilinear:
+    """z = w ∗ x + b over (batch, channel, *space)."""
+    window = Window.of(step)
+    return Bilinear(
+        forward=lambda x, w: conv_forward(step.emit, window, x, w),
+        adjoint=lambda s, w: conv_adjoint(step, window, s, w),
+        weight_adjoint=lambda s, x: conv_weight_adjoint(step, window, s, x),
+        bias_adjoint=lambda s: step.emit.sum(s, _all_but(1, step.rank(0)), keepdims=False),
+        bias=_per_channel(step, step.x(2), step.rank(0)) if step.has(2) else None,
+    )
+
+
+def _scale_conv_transpose(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
+    groups, rank = int(step.attribute("group", 1)), step.rank(1)
+    emit = step.emit
+    grouped = emit.Reshape(weight, emit.Concat([groups, -1], emit.Shape(weight, start=1), axis=0))
+    scaled = grouped * emit.Reshape(scale, [groups, 1, -1] + [1] * (rank - 2))
+    return emit.reshape_like(scaled, weight)
+
+
+@linear("ConvTranspose", factors=(0, 1), addend=2, layer=CONVOLUTION, scale_outputs=_scale_conv_transpose)
+def conv_transpose(step: Step) -> Bilinear:
+    """z = wᵀ ∗ x + b: the adjoint of a convolution as a layer of its own."""
+    window = Window.of(step)
+    return Bilinear(
+        forward=lambda x, w: conv_transpose_forward(step, window, x, w),
+        adjoint=lambda s, w: conv_transpose_adjoint(step, window, s, w),
+        weight_adjoint=lambda s, x: conv_transpose_weight_adjoint(step, window, s, x),
+        bias_adjoint=lambda s: step.emit.sum(s, _all_but(1, step.rank(0)), keepdims=False),
+        bias=_per_channel(step, step.x(2), step.rank(0)) if step.has(2) else None,
+    )
+
+
+# --- dense -----------------------------------------------------------------------------------------------------------
+
+
+def _scale_gemm(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
+    return weight * step.emit.Reshape(scale, [-1, 1] if step.attribute("transB") else [1, -1])
+
+
+@linear("Gemm", factors=(0, 1), addend=2, layer=DENSE, scale_outputs=_scale_gemm)
+def gemm(step: Step) -> Bilinear:
+    """z = α·A·B + β·C, either factor transposed on request."""
+    emit = step.emit
+    alpha, beta = float(step.attribute("alpha")), float(step.attribute("beta"))
+    trans_a, trans_b = int(step.attribute("transA")), int(step.attribute("transB"))
+
+    def left_adjoint(s: ir.Value, b: Contribution) -> ir.Value:
+        if trans_a:
+            return emit.Gemm(b, s, alpha=alpha, transA=trans_b, transB=1)  # type: ignore[no-any-return]
+        return emit.Gemm(s, b, alpha=alpha, transB=1 - trans_b)  # type: ignore[no-any-return]
+
+    def right_adjoint(s: ir.Value, a: Contribution) -> ir.Value:
+        if trans_b:
+            return emit.Gemm(s, a, alpha=alpha, transA=1, transB=trans_a)  # type: ignore[no-any-return]
+        return emit.Gemm(a, s, alpha=alpha, transA=1 - trans_a)  # type: ignore[no-any-return]
+
+    def bias_adjoint(s: ir.Value) -> ir.Value:
+        dims = step.facts.dims(step.unit.outputs[0]) or (None, None)
+        return unbroadcast(emit, step.facts, s if beta == 1 else s * beta, step.raw(2), dims)
+
+    return Bilinear(
+        forward=lambda a, b: emit.Gemm(a, b, alpha=alpha, transA=trans_a, transB=trans_b),
+        adjoint=left_adjoint,
+        weight_adjoint=right_adjoint,
+        bias_adjoint=bias_adjoint,
+        bias=(step.x(2) if beta == 1 else step.x(2) * beta) if step.has(2) else None,
+    )
+
+
+def _scale_matmul(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
+    return weight * scale
+
+
+@linear("MatMul", factors=(0, 1), layer=DENSE, scale_outputs=_scale_matmul)
+def matmul(step: Step) -> Bilinear:
+    """z = A·B with numpy's broadcasting of leading axes; vectors count as one row or one column."""
+    emit = step.emit
+    rank_a, rank_b = step.rank(0), step.rank(1)
+
+    def rows(a: ir.Value) -> ir.Value:
+        return emit.Unsqueeze(a, [0]) if rank_a == 1 else a
+
+    def columns(b: ir.Value) -> ir.Value:
+        return emit.Unsqueeze(b, [1]) if rank_b == 1 else b
+
+    def matrix(s: ir.Value) -> ir.Value:
+        s = emit.Unsqueeze(s, [-1]) if rank_b == 1 else s
+        return emit.Unsqueeze(s, [-2]) if rank_a == 1 else s
+
+    def shrink(product: ir.Value, like: int) -> ir.Value:
+        """Sum over the leading axes along which the operand was broadcast."""
+        dims_a, dims_b = _as_matrices(step)
+        lead = _broadcast(dims_a[:-2], dims_b[:-2])
+        wanted = step.dims(like)
+        if len(wanted) == 1:
+            product = emit.sum(product, list(range(len(lead))), keepdims=False)
+            return emit.Reshape(product, [-1])  # type: ignore[no-any-return]
+        return unbroadcast(emit, step.facts, product, step.raw(like), (*lead, *wanted[-2:]))
+
+    return Bilinear(
+        forward=lambda a, b: emit.MatMul(a, b),
+        adjoint=lambda s, b: shrink(emit.MatMul(matrix(s), _swap(emit, columns(_some(b)), max(rank_b, 2))), 0),
+        weight_adjoint=lambda s, a: shrink(emit.MatMul(_swap(emit, rows(_some(a)), max(rank_a, 2)), matrix(s)), 1),
+    )
+
+
+def _as_matrices(step: Step) -> tuple[tuple[object, ...], tuple[object, ...]]:
+    a, b = step.dims(0), step.dims(1)
+    return ((1, *a) if len(a) == 1 else a), ((*b, 1) if len(b) == 1 else b)
+
+
+def _broadcast(a: tuple[object, ...], b: tuple[object, ...]) -> tuple[int | str | None, ...]:
+    width = max(len(a), len(b))
+    a, b = (1,) * (width - len(a)) + a, (1,) * (width - len(b)) + b
+    return tuple(_wider(x, y) for x, y in zip(a, b, strict=True))
+
+
+def _wider(x: object, y: object) -> int | str | None:
+    """The dimension that two broadcast dimensions make; None when only run time can tell."""
+    if x == y or y == 1:
+        return x  # type: ignore[return-value]
+    if x == 1 or isinstance(y, int):
+        return y  # type: ignore[return-value]
+    return x if isinstance(x, int) else None
+
+
+def _swap(emit: Emit, x: ir.Value, rank: int) -> ir.Value:
+    """Transpose the last two axes."""
+    return emit.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])  # type: ignore[no-any-return]
+
+
+def _some(value: Contribution) -> ir.Value:
+    assert value is not None
+    return value
+
+
+@linear("Einsum", factors=(0, 1), layer=DENSE)
+def einsum(step: Step) -> Bilinear:
+    """z = Σ over the repeated letters of A·B. The adjoint swaps an operand's letters with the result's."""
+    emit = step.emit
+    terms, result = _equation(step)
+    if len(terms) == 1:
+        back = _einsum_back(step, result, [], terms[0], 0)
+        return Bilinear(forward=lambda x, _: emit.Einsum(x, equation=f"{terms[0]}->{result}"), adjoint=lambda s, _: back(s))
+    if len(terms) != 2:
+        raise Unsupported(f"Einsum with {len(terms)} operands has no rule; split it into products of two.")
+    a, b = terms
+    left, right = _einsum_back(step, result, [b], a, 0), _einsum_back(step, result, [a], b, 1)
+    return Bilinear(
+        forward=lambda x, w: emit.Einsum(x, w, equation=f"{a},{b}->{result}"),
+        adjoint=lambda s, w: left(s, w),
+        weight_adjoint=lambda s, x: right(s, x),
+    )
+
+
+def _equation(step: Step) -> tuple[list[str], str]:
+    """Operand terms and result of the equation, the ellipsis spelled out in upper-case letters."""
+    equation = step.attribute("equation")
+    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    left, _, result = text.partition("->")
+    terms = left.split(",")
+    unused = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in text]
+    widths = [step.rank(i) - len(term.replace("...", "")) if "..." in term else 0 for i, term in enumerate(terms)]
+    letters = "".join(unused[: max(widths, default=0)])
+    if "->" not in text:
+        once = sorted(c for c in set("".join(terms)) if c.isalpha() and "".join(terms).count(c) == 1)
+        result = ("..." if "..." in left else "") + "".join(once)
+    spelled = [t.replace("...", letters[len(letters) - w :] if w else "") for t, w in zip(terms, widths, strict=True)]
+    return spelled, result.replace("...", letters)
+
+
+def _einsum_back(step: Step, result: str, others: list[str], own: str, index: int):  # type: ignore[no-untyped-def]
+    """s, others → the operand's cotangent: contract, then spread over letters that only the operand has."""
+    emit = step.emit
+    if len(set(own)) < len(own):
+        raise Unsupported(f"Einsum takes a diagonal ('{own}') of an operand; the rule for that is not written.")
+    present = "".join(c for c in own if c in result or any(c in other for other in others))
+
+    def back(s: ir.Value, *factors: Contribution) -> ir.Value:
+        equation = ",".join([result, *others]) + "->" + present
+        contracted = emit.Einsum(s, *factors, equation=equation)
+        missing = [axis for axis, c in enumerate(own) if c not in present]
+        if not missing:
+            return contracted  # type: ignore[no-any-return]
+        return emit.Expand(emit.Unsqueeze(contracted, missing), step.shape(index))  # type: ignore[no-any-return]
+
+    return back
+
+
+# --- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+def batch_norm_scale_and_shift(step: Step) -> tuple[ir.Value, ir.Value]:
+    """y = scale·x + shift with scale = γ/√(var + ε) and shift = β − mean·scale, both over channels."""
+    gamma, beta, mean, variance = (step.x(i) for i in range(1, 5))
+    scale = gamma / step.emit.Sqrt(variance + float(step.attribute("epsilon")))
+    return scale, beta - mean * scale
+
+
+@linear("BatchNormalization", factors=(0,), layer="batch-norm")
+def batch_normalization(step: Step) -> Bilinear:
+    """z = scale·x + shift per channel (inference form)."""
+    if step.attribute("training_mode", 0):
+        raise Unsupported("BatchNormalization in training mode normalises by its batch; export the model for inference.")
+    emit, rank = step.emit, step.rank(0)
+    scale, shift = batch_norm_scale_and_shift(step)
+    axis = min(1, rank - 1)
+    return Bilinear(
+        forward=lambda x, w: emit.Mul(x, w),
+        adjoint=lambda s, w: emit.Mul(s, w),
+        weight=_per_channel(step, scale, rank, axis),
+        bias=_per_channel(step, shift, rank, axis),
+    )
+
+
+__all__ = ["CONVOLUTION", "DENSE", "Keeps", "batch_norm_scale_and_shift"]

@@ -1,0 +1,262 @@
+"""One record per operator: its gradient, its family, and, where the family does not give it, its relevance rule.
+
+A new operator is one entry in one of the family modules beside this file:
+
+    pointwise("Sigmoid", lambda step, x, y: y * (1.0 - y), nonnegative=ALWAYS)
+
+    @movement("Transpose")
+    def transpose(step, g):
+        return [step.emit.Transpose(g, perm=inverse(step.attribute("perm")))]
+
+and joins the gradient check, the coverage table and the docs by being registered.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from onnxlrp.graph import Unit
+from onnxlrp.rules.step import Step
+
+Contribution = ir.Value | None
+Vjp = Callable[[Step, Any], Sequence[Contribution]]
+"""(step, cotangent) → one cotangent per operand, None where nothing flows. With several outputs: a tuple of cotangents."""
+
+OURS = "onnxlrp"
+"""Domain of merged units (never written to a model)."""
+
+
+class Family(enum.Enum):
+    """What an operator is, and so how relevance crosses it by default."""
+
+    LINEAR = "linear map of one signal: a decomposition"
+    SUM = "sum of signals: in proportion"
+    MOVEMENT = "data movement: each value goes back where it came from"
+    POINTWISE = "pointwise: pass"
+    CHOICE = "choice: the winner takes all"
+    PRODUCT = "product of signals: a gate gets nothing, otherwise in equal parts"
+    NORMALISATION = "normalisation: standard deviation (or norm) held constant"
+    SOFTMAX = "softmax: Taylor expansion"
+    NONE = "carries no signal"
+
+
+class Keeps(enum.Enum):
+    """What an operator says about the sign of its output."""
+
+    NEVER = "may be negative"
+    ALWAYS = "never negative"
+    INPUTS = "not negative when no operand is"
+
+
+@dataclass(frozen=True)
+class LinearMap:
+    """z = forward(x, w) + bias, linear in x, with the adjoint ⟨forward(x, w), s⟩ = ⟨x, adjoint(s, w)⟩.
+
+    operand : index of x among the node's inputs
+    x       : the explained operand
+    weight  : the other factor; None where there is none, or its weights are known to be ≥ 0 (pooling, sums)
+    bias    : broadcastable to z; None for none
+    output  : z as the model computes it, bias included
+    """
+
+    operand: int
+    x: ir.Value
+    weight: Contribution
+    bias: Contribution
+    forward: Callable[[ir.Value, Contribution], ir.Value]
+    adjoint: Callable[[ir.Value, Contribution], ir.Value]
+    output: ir.Value
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What is known about one operator.
+
+    vjp         : the gradient, for every differentiable operand
+    family      : decides the default relevance rule
+    factors     : operands that multiply each other (Conv: data and weight); the others add
+    linear_map  : for linear operators, the map of a given operand
+    relevance   : its own relevance rule, (step, relevance) → one entry per operand; None = from the family
+    derivative  : for pointwise operators, dy/dx
+    elementwise : contributions have the output's shape; the walk sums them back to each operand's
+    outputs     : True when the vjp takes a tuple with one cotangent (or None) per output
+    conserves   : "exactly", "up to bias", "up to epsilon" or "not"
+    """
+
+    op_type: str
+    family: Family
+    vjp: Vjp
+    domain: str = ""
+    factors: tuple[int, ...] = ()
+    linear_map: Callable[[Step, int], LinearMap] | None = None
+    relevance: Vjp | None = None
+    derivative: Callable[..., ir.Value] | None = None
+    elementwise: bool = False
+    outputs: bool = False
+    nonnegative: Keeps = Keeps.NEVER
+    conserves: str = "exactly"
+    source: str = ""
+    layer: str = ""
+    scale_outputs: Callable[[Step, ir.Value, ir.Value], ir.Value] | None = None
+
+    def family_for(self, signals: Sequence[int]) -> Family:
+        """Linear with one signal, a sum with several that add, a product with several that multiply."""
+        if self.family is not Family.LINEAR:
+            return self.family
+        if sum(index in self.factors for index in signals) > 1:
+            return Family.PRODUCT
+        return Family.LINEAR if len(signals) == 1 else Family.SUM
+
+
+_OPERATORS: dict[tuple[str, str], Operator] = {}
+_NO_SIGNAL: dict[tuple[str, str], str] = {}
+
+
+def register(operator: Operator) -> Operator:
+    """Add or replace a record."""
+    _OPERATORS[operator.domain, operator.op_type] = operator
+    return operator
+
+
+def no_signal(reason: str, *op_types: str, domain: str = "") -> None:
+    """Operators through which nothing flows: a decision on record, with its reason."""
+    _NO_SIGNAL.update({(domain, op_type): reason for op_type in op_types})
+
+
+def find(unit: Unit) -> Operator | None:
+    return _OPERATORS.get((unit.domain, unit.op_type))
+
+
+def lookup(op_type: str, domain: str = "") -> Operator | None:
+    return _OPERATORS.get((domain, op_type))
+
+
+def operators() -> Iterator[Operator]:
+    yield from _OPERATORS.values()
+
+
+def no_signal_operators() -> dict[tuple[str, str], str]:
+    return dict(_NO_SIGNAL)
+
+
+def blocks(node: ir.Node) -> bool:
+    """Whether nothing flows through this node."""
+    return (node.domain, node.op_type) in _NO_SIGNAL
+
+
+# --- the ways to write an entry --------------------------------------------------------------------------------------
+
+
+def pointwise(op_type: str, derivative: Callable[..., ir.Value], **facts: Any) -> Operator:
+    """y = f(x), element by element. `derivative(step, x, y)` gives f'(x), shaped like x."""
+
+    def vjp(step: Step, g: ir.Value) -> list[Contribution]:
+        contributions: list[Contribution] = [None] * step.count
+        if step.signal(0):
+            contributions[0] = g * derivative(step, step.x(), step.y())
+        return contributions
+
+    return register(Operator(op_type, Family.POINTWISE, vjp, derivative=derivative, **facts))
+
+
+def _entry(family: Family, **fixed: Any) -> Callable[..., Callable[[Vjp], Vjp]]:
+    def entry(*op_types: str, **facts: Any) -> Callable[[Vjp], Vjp]:
+        def decorate(vjp: Vjp) -> Vjp:
+            for op_type in op_types:
+                register(Operator(op_type, family, vjp, **(fixed | facts)))
+            return vjp
+
+        return decorate
+
+    return entry
+
+
+movement = _entry(Family.MOVEMENT)
+choice = _entry(Family.CHOICE)
+normalisation = _entry(Family.NORMALISATION, conserves="up to epsilon")
+general = _entry(Family.POINTWISE)
+softmax_like = _entry(Family.SOFTMAX, conserves="not")
+
+
+@dataclass(frozen=True)
+class Bilinear:
+    """z = forward(x, w) + bias, linear in x and in w: all that a linear operator has to declare.
+
+    adjoint        : (s, w) → shaped like x
+    weight_adjoint : (s, x) → shaped like w; None when there is no second factor
+    bias_adjoint   : s → shaped like the bias
+    """
+
+    forward: Callable[[ir.Value, Contribution], ir.Value]
+    adjoint: Callable[[ir.Value, Contribution], ir.Value]
+    weight_adjoint: Callable[[ir.Value, Contribution], ir.Value] | None = None
+    bias_adjoint: Callable[[ir.Value], ir.Value] | None = None
+    bias: Contribution = None
+    weight: Contribution = None
+
+
+def linear(
+    op_type: str, *, factors: tuple[int, ...] = (), addend: int | None = None, **facts: Any
+) -> Callable[[Callable[[Step], Bilinear]], Callable[[Step], Bilinear]]:
+    """A linear operator: operands `factors` multiply each other, operand `addend` is the bias."""
+
+    def decorate(declare: Callable[[Step], Bilinear]) -> Callable[[Step], Bilinear]:
+        def vjp(step: Step, g: ir.Value) -> list[Contribution]:
+            return _bilinear_vjp(step, g, declare(step), factors, addend)
+
+        def linear_map(step: Step, operand: int) -> LinearMap:
+            return _bilinear_map(step, declare(step), factors, addend, operand)
+
+        facts.setdefault("conserves", "up to bias" if addend is not None else "up to epsilon")
+        register(Operator(op_type, Family.LINEAR, vjp, factors=factors, linear_map=linear_map, **facts))
+        return declare
+
+    return decorate
+
+
+def _bilinear_vjp(
+    step: Step, g: ir.Value, declared: Bilinear, factors: tuple[int, ...], addend: int | None
+) -> list[Contribution]:
+    contributions: list[Contribution] = [None] * step.count
+    data, weight = (factors + (None, None))[:2] if factors else (0, None)
+    assert data is not None
+    if step.signal(data):
+        contributions[data] = declared.adjoint(g, step.x(weight) if weight is not None else declared.weight)
+    if weight is not None and step.signal(weight):
+        assert declared.weight_adjoint is not None
+        contributions[weight] = declared.weight_adjoint(g, step.x(data))
+    if addend is not None and step.signal(addend):
+        assert declared.bias_adjoint is not None
+        contributions[addend] = declared.bias_adjoint(g)
+    return contributions
+
+
+def _bilinear_map(
+    step: Step, declared: Bilinear, factors: tuple[int, ...], addend: int | None, operand: int
+) -> LinearMap:
+    data, weight = (factors + (None, None))[:2] if factors else (0, None)
+    bias = declared.bias if addend is None or not step.has(addend) else (declared.bias or step.x(addend))
+    if operand == data:
+        other = step.x(weight) if weight is not None else declared.weight
+        return LinearMap(operand, step.x(operand), other, bias, declared.forward, declared.adjoint, step.y())
+    if operand == weight:
+        assert declared.weight_adjoint is not None and data is not None
+        swapped = declared.weight_adjoint
+        return LinearMap(
+            operand, step.x(operand), step.x(data), bias, lambda w, x: declared.forward(_value(x), w), swapped, step.y()
+        )
+    assert declared.bias_adjoint is not None, f"{step.unit} has no linear map for operand {operand}"
+    z = step.y()
+    b = step.x(operand)
+    spread = declared.bias_adjoint
+    return LinearMap(operand, b, None, z - b, lambda x, _: x, lambda s, _: spread(s), z)
+
+
+def _value(value: Contribution) -> ir.Value:
+    assert value is not None
+    return value

@@ -1,0 +1,153 @@
+"""The rules that need no decomposition: pass, gradient, stop, gates, and what the other methods put at activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+
+from onnxlrp.rules.decompositions import STABILISER, Rule, in_proportion
+from onnxlrp.rules.registry import Contribution, Family, Operator
+from onnxlrp.rules.step import Step
+
+SAME_AS_INPUT = frozenset({Family.POINTWISE, Family.NORMALISATION, Family.SOFTMAX, Family.LINEAR})
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """R_x = R_y: to the signal as it is. With several signals: to the one a gate lets through, else in proportion."""
+
+    name: ClassVar[str] = "pass"
+    conserves: ClassVar[str] = "exactly"
+    source: ClassVar[str] = "Bach et al. 2015, section 2.4"
+
+    def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
+        if len(step.signals) > 1:
+            return in_proportion(operator, step, relevance, STABILISER)
+        contributions: list[Contribution] = [None] * step.count
+        index = step.signals[0]
+        have = step.facts.dims(step.unit.outputs[0])
+        if have is not None and have == step.facts.dims(step.raw(index)) or operator.elementwise:
+            contributions[index] = relevance
+            return contributions
+        return in_proportion(operator, step, relevance, STABILISER)
+
+
+@dataclass(frozen=True)
+class Gradient(Rule):
+    """R_x = Jᵀ R_y: the plain vector-Jacobian product."""
+
+    name: ClassVar[str] = "gradient"
+    conserves: ClassVar[str] = "not"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        return operator.vjp(step, relevance)
+
+
+@dataclass(frozen=True)
+class Route(Rule):
+    """Each value goes back where it came from; where windows overlap, what arrives is added."""
+
+    name: ClassVar[str] = "route"
+    conserves: ClassVar[str] = "exactly"
+    source: ClassVar[str] = "the operator's own adjoint"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        return operator.vjp(step, relevance)
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is Family.MOVEMENT
+
+
+@dataclass(frozen=True)
+class WinnerTakesAll(Rule):
+    """The element that was chosen gets everything; the first one where several tie."""
+
+    name: ClassVar[str] = "winner-takes-all"
+    conserves: ClassVar[str] = "exactly"
+    source: ClassVar[str] = "Bach et al. 2015, section 2.4"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        return operator.vjp(step, relevance)
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is Family.CHOICE
+
+
+@dataclass(frozen=True)
+class Stop(Rule):
+    """Nothing goes further down here."""
+
+    name: ClassVar[str] = "stop"
+    conserves: ClassVar[str] = "not"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        return [None] * step.count
+
+
+@dataclass(frozen=True)
+class Own(Rule):
+    """The operator's own relevance rule (normalisations, softmax)."""
+
+    name: ClassVar[str] = "own"
+    conserves: ClassVar[str] = "up to epsilon"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        assert operator.relevance is not None
+        return operator.relevance(step, relevance)
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.relevance is not None
+
+
+@dataclass(frozen=True)
+class Gate(Rule):
+    """A product with a gate: everything to the signal that the gate lets through, nothing to the gate.
+
+    gate : index of the operand that is the gate
+    """
+
+    gate: int = 1
+    name: ClassVar[str] = "gate"
+    conserves: ClassVar[str] = "up to epsilon"
+    source: ClassVar[str] = "Arras et al. 2017 (signal takes all)"
+
+    def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
+        y = step.y()
+        s = step.emit.quotient(relevance, y, STABILISER)
+        if step.account is not None:
+            step.account("stabiliser", s * (step.emit.stabilise(y, STABILISER) - y))
+        contributions = list(operator.vjp(step, s))
+        for index in step.signals:
+            back = contributions[index]
+            contributions[index] = None if index == self.gate or back is None else step.x(index) * back
+        return contributions
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family_for(signals) is Family.PRODUCT
+
+
+@dataclass(frozen=True)
+class GuidedRelu(Rule):
+    """Guided backpropagation: the gradient where it is positive and the input is. Springenberg et al. 2015."""
+
+    name: ClassVar[str] = "guided"
+    conserves: ClassVar[str] = "not"
+
+    def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
+        return operator.vjp(step, step.emit.positive(relevance))
+
+
+@dataclass(frozen=True)
+class DeconvnetRelu(Rule):
+    """Deconvolution: the gradient where it is positive, whatever the input was. Zeiler and Fergus 2014."""
+
+    name: ClassVar[str] = "deconvnet"
+    conserves: ClassVar[str] = "not"
+
+    def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
+        contributions: list[Contribution] = [None] * step.count
+        contributions[0] = step.emit.positive(relevance)
+        return contributions
