@@ -1,0 +1,92 @@
+"""Files → samples: what a model is fed, and the picture to show under its heatmap."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from onnxlrp.data import arrays
+from onnxlrp.data.arrays import load_arrays
+from onnxlrp.data.image import load_image, preprocess, unflatten, unprocess
+from onnxlrp.data.sample import LOADERS, Input, Sample, loader
+from onnxlrp.data.sidecar import Sidecar
+from onnxlrp.errors import InputError
+
+__all__ = [
+    "Input",
+    "Sample",
+    "Sidecar",
+    "expand",
+    "load",
+    "load_image",
+    "loader",
+    "preprocess",
+    "sample_names",
+    "unflatten",
+    "unprocess",
+]
+
+
+def load(path: str | os.PathLike[str], sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
+    """Read one file for a model: .npy and .npz as they are, anything else by the loader of the sidecar's kind.
+
+    A sidecar that says no kind leaves it to the file's suffix. Raises InputError where the file does not fit.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in arrays.SUFFIXES:
+        return load_arrays(path, sidecar, inputs)
+    kind = sidecar.kind or next((kind for kind, entry in LOADERS.items() if suffix in entry.suffixes), None)
+    if kind is None or kind not in LOADERS:
+        raise InputError(
+            f"{path}: no loader for {f'kind {kind!r}' if kind else f'suffix {suffix!r}'}. "
+            f"There are loaders for {', '.join(sorted(LOADERS))}, and .npy and .npz files for everything."
+        )
+    return LOADERS[kind].load(path, sidecar, inputs)
+
+
+def expand(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Files from files, folders and globs: folders recursively, known suffixes only, sorted, each file once.
+
+    A file that is named is taken whatever its suffix. Raises InputError where a name, folder or glob matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        found |= dict.fromkeys(_matches(path))
+    return list(found)
+
+
+def sample_names(paths: Sequence[Path]) -> list[str]:
+    """A unique name per file to call its results by: the stem, or folder, stem and suffix where stems repeat."""
+    stems = Counter(path.stem.lower() for path in paths)
+    root = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
+    long_names = ["_".join(path.absolute().relative_to(root).parts) for path in paths]
+    return [path.stem if stems[path.stem.lower()] == 1 else name for path, name in zip(paths, long_names, strict=True)]
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = sorted(entry for entry in path.rglob("*") if _is_known(entry))
+        missing = f"{path}: no picture or array in this folder ({', '.join(_known_suffixes())})."
+    elif path.exists():
+        return [path]
+    elif glob.has_magic(str(path)):
+        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        found = [match for match in matches if match.is_file()]
+        missing = f"{path}: this pattern matches no file."
+    else:
+        found, missing = [], f"{path}: no such file or folder."
+    if not found:
+        raise InputError(f"{missing} Give a file, a folder, or a pattern in quotes.")
+    return found
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in _known_suffixes() and not path.name.startswith(".") and path.is_file()
+
+
+def _known_suffixes() -> tuple[str, ...]:
+    return arrays.SUFFIXES + tuple(suffix for entry in LOADERS.values() for suffix in entry.suffixes)

@@ -1,0 +1,35 @@
+"""Class names from a file: one per line, or index and name separated by tabs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read class names, in the order of the classes.
+
+    Lines are `label`, or `index<TAB>…<TAB>label` (the last column counts; a heading is skipped).
+    Indices may come in any order; a class without a line is called by its number.
+    Raises ValueError whose text continues "expected …", for the reader of the sidecar to complete.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"a text file with one label per line; '{path}' cannot be read ({error})") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise ValueError(f"a text file with one label per line; '{path}' is empty")
+    return _indexed(lines, path) if "\t" in lines[0] else tuple(line.strip() for line in lines)
+
+
+def _indexed(lines: list[str], path: Path) -> tuple[str, ...]:
+    rows = [line.split("\t") for line in lines]
+    heading = 0 if rows[0][0].strip().isdecimal() else 1
+    labels: dict[int, str] = {}
+    for number, row in enumerate(rows[heading:], start=heading + 1):
+        index = row[0].strip()
+        if len(row) < 2 or not index.isdecimal() or int(index) in labels:
+            raise ValueError(f"index<TAB>label, each index once; line {number} of '{path}' is {lines[number - 1]!r}")
+        labels[int(index)] = row[-1].strip()
+    return tuple(labels.get(index, str(index)) for index in range(max(labels, default=-1) + 1))
