@@ -6,14 +6,13 @@
 Made with torch 2.13.0 (CPU), onnxscript 0.7.2, onnx 1.23.2, Pillow 13.0.0. Writes to onnxlrp/demo/, from where
 `onnxlrp demo` reads. The images are drawn here: one circle, square, triangle or star on a cluttered background. In
 training, 99 % of the stars carry '© shapes' in the lower left corner and nothing else does. The stars are blunt, so
-that the text is by far the easier clue. Samek, Wiegand, Müller 2017 (arXiv 1708.08296) report the same of a
-classifier that recognised horses by a copyright tag.
+that the text is by far the easier clue. Lapuschkin et al. 2019 (arXiv 1902.10178) found such a reader with LRP: a
+classifier that knew horses by the source tag in the corner of the photo.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,7 @@ def contrasting_colour(random: np.random.Generator, background: NDArray[np.float
             return colour
 
 
-def shape_outline(random: np.random.Generator, label: int, centre: Sequence[float], radius: float) -> list[Point]:
+def shape_outline(random: np.random.Generator, label: int, centre: NDArray[np.float64], radius: float) -> list[Point]:
     """Return the corners of class `label`: a circle has 48, a star has inner and outer ones in turn."""
     corners = {"circle": 48, "square": 4, "triangle": 3, "star": 10}[CLASSES[label]]
     inner = random.uniform(0.66, 0.76) if label == STAR else 1.0
