@@ -135,7 +135,11 @@ def _checked(panels: Sequence[Panel]) -> list[Panel]:
     if not panels:
         raise InputError("figure: no panels. Give at least one Panel(title, map, kind).")
     for panel in panels:
-        check_kind(panel.map, panel.kind)
+        if check_kind(panel.map, panel.kind).ndim != 2:
+            raise InputError(
+                f"figure: panel '{panel.title}' expects (height, width), met {np.shape(panel.map)}. "
+                "Reduce channels and take one sample; for one axis take bars()."
+            )
     return list(panels)
 
 

@@ -129,13 +129,18 @@ def enlarge(picture: Picture, least: int = 224) -> Picture:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
+def png(picture: Picture) -> bytes:
+    """A picture as the bytes of a PNG file, for pages and notebooks."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def save_picture(path: str | os.PathLike[str], picture: Picture) -> None:
     """Write a picture (height, width, 3) as .png or .svg, whole or not at all. SVG keeps the pixels crisp."""
     path = Path(path)
     _choose("suffix", path.suffix.lower(), (".png", ".svg"))
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    content = buffer.getvalue() if path.suffix.lower() == ".png" else _svg(picture, buffer.getvalue()).encode()
+    content = png(picture) if path.suffix.lower() == ".png" else _svg(picture).encode()
     with atomic_write(path) as draft:
         draft.write_bytes(content)
 
@@ -214,9 +219,9 @@ def _choose(what: str, value: str, allowed: Any) -> None:
         raise ChoiceError(f'{what} = "{value}" does not exist. Choose one of {", ".join(allowed)}.')
 
 
-def _svg(picture: Picture, png: bytes) -> str:
+def _svg(picture: Picture) -> str:
     height, width = picture.shape[:2]
-    data = base64.b64encode(png).decode()
+    data = base64.b64encode(png(picture)).decode()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
         f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '

@@ -247,7 +247,9 @@ def test_a_grid_holds_a_batch(tmp_path: Path, scale: str) -> None:
     save_figure(tmp_path / "a.png", drawing, dpi=50)
 
 
-def test_figures_need_panels_and_a_known_scale() -> None:
+def test_figures_need_panels_of_two_axes_and_a_known_scale() -> None:
+    with pytest.raises(InputError, match=r"panel 'a' expects \(height, width\), met \(8,\)"):
+        figure([Panel("a", signed()[0])])
     with pytest.raises(InputError, match="no panels"):
         figure([])
     with pytest.raises(ChoiceError, match='scale = "log" does not exist'):
