@@ -1,0 +1,50 @@
+"""Operators through which nothing flows: a decision on record, each group with its reason."""
+
+from __future__ import annotations
+
+from onnxlrp.rules.registry import no_signal
+
+no_signal(
+    "reads the shape of its operand, not its values",
+    "Shape",
+    "Size",
+    "EyeLike",
+    "RandomNormalLike",
+    "RandomUniformLike",
+)
+no_signal(
+    "makes its values from sizes, bounds or attributes alone",
+    "Constant",
+    "ConstantOfShape",
+    "Range",
+    "HannWindow",
+    "HammingWindow",
+    "BlackmanWindow",
+    "MelWeightMatrix",
+)
+no_signal("draws its values at random", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial")
+no_signal(
+    "compares: its value is a truth value that does not change with small changes",
+    "Equal",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "IsNaN",
+    "IsInf",
+)
+no_signal("works on truth values", "And", "Or", "Xor", "Not")
+no_signal(
+    "works on the bits of whole numbers", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitCast"
+)
+no_signal(
+    "gives positions, not values",
+    "ArgMax",
+    "ArgMin",
+    "NonZero",
+    "NonMaxSuppression",
+    "Hardmax",
+)
+no_signal("works on text", "StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch")
+no_signal("decodes a compressed image", "ImageDecoder")
+no_signal("asks whether there is a value, or how many", "OptionalHasElement", "SequenceLength")
