@@ -98,7 +98,7 @@ def conv_adjoint(step: Step, window: Window, s: ir.Value, w: Contribution) -> ir
     padding = _output_padding(window, sizes, out)
     if padding is not None:
         return step.emit.ConvTranspose(s, w, output_padding=padding, **window.attributes)  # type: ignore[no-any-return]
-    return _crop_to(step, window, step.emit.ConvTranspose(s, w, **(window.attributes | {"pads": None})), step.shape(0))
+    return crop_to_input(step, window, step.emit.ConvTranspose(s, w, **(window.attributes | {"pads": None})))
 
 
 def _fits_flipped(window: Window) -> bool:
@@ -151,10 +151,10 @@ def _output_padding(
     return padding if len(padding) == window.axes and fits else None
 
 
-def _crop_to(step: Step, window: Window, full: ir.Value, shape: ir.Value) -> ir.Value:
+def crop_to_input(step: Step, window: Window, full: ir.Value) -> ir.Value:
     """Cut the begin pads off an unpadded ConvTranspose, and cut or fill the end to the input's size at run time."""
     emit = step.emit
-    spatial = emit.Slice(shape, [2], [2 + window.axes])
+    spatial = emit.Slice(step.shape(0), [2], [2 + window.axes])
     begins = emit.constant(list(window.begins))
     missing = emit.Max(emit.Sub(emit.Add(spatial, begins), emit.Slice(emit.Shape(full), [2], [2 + window.axes])), 0)
     pads = emit.Concat(emit.constant([0] * (4 + window.axes)), missing, axis=0)

@@ -20,7 +20,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxlrp.graph import Unit
+from onnxlrp.graph import Facts, Unit
 from onnxlrp.rules.step import Step
 
 Contribution = ir.Value | None
@@ -99,6 +99,7 @@ class Operator:
     elementwise: bool = False
     outputs: bool = False
     nonnegative: Keeps = Keeps.NEVER
+    nonnegative_if: Callable[[ir.Node, Facts], bool] | None = None
     conserves: str = "exactly"
     source: str = ""
     layer: str = ""
@@ -176,7 +177,7 @@ def _entry(family: Family, **fixed: Any) -> Callable[..., Callable[[Vjp], Vjp]]:
     return entry
 
 
-movement = _entry(Family.MOVEMENT)
+movement = _entry(Family.MOVEMENT, nonnegative=Keeps.INPUTS)
 choice = _entry(Family.CHOICE)
 normalisation = _entry(Family.NORMALISATION, conserves="up to epsilon")
 general = _entry(Family.POINTWISE)

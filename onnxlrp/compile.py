@@ -1,0 +1,194 @@
+"""Compile: a model and a plan become one joint ONNX model, the original outputs plus relevance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from onnxlrp.backward import Watcher, reverse
+from onnxlrp.emit import Emit
+from onnxlrp.errors import ChoiceError
+from onnxlrp.model import Model
+from onnxlrp.plan import Chooser, Decision, Plan, Rules, make_plan
+from onnxlrp.reference import reference_pass
+from onnxlrp.rules.registry import blocks
+from onnxlrp.rules.step import Account, Step
+from onnxlrp.target import Output, emit_seed, find_output, find_tensor
+
+TARGET, SEED, SCORE = "target", "seed", "score"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compile.
+
+    title        : shown on the plan        chooser : rule per layer        merge : whether several nodes may be one layer
+    times_output : seed with R = seed ⊙ y (LRP) rather than with the seed alone (gradients)
+    reduce       : (emit, input, relevance) → what is returned for that input
+    baseline     : reference input of DeepLIFT; None for methods without one
+    """
+
+    title: str
+    chooser: Chooser
+    merge: bool
+    times_output: bool
+    reduce: Callable[[Emit, ir.Value, ir.Value], ir.Value] | None = None
+    output: str | None = None
+    logits: str | None = None
+    inputs: Sequence[str] | None = None
+    rules: Rules | None = None
+    bias: str = "absorb"
+    baseline: Any = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A joint model. relevance : input name → name of its relevance output. score : name of the score output."""
+
+    model: ir.Model
+    plan: Plan
+    output: Output
+    relevance: dict[str, str]
+    score: str
+    target: str
+    seed: str
+
+    @property
+    def explained(self) -> tuple[ir.Value, ...]:
+        return self.plan.explained
+
+
+@dataclass(frozen=True)
+class Ledgered:
+    """Where a compiled model keeps the sums of its ledger: (decision, entry) → output name."""
+
+    names: dict[tuple[int, str], str]
+
+
+def plan_for(model: Model, request: Request) -> tuple[ir.Model, Plan, Output]:
+    """The plan alone, over a graph of its own."""
+    graph_model = model.copy()
+    graph = graph_model.graph
+    output = find_output(graph, request.output, request.logits)
+    explained = find_inputs(graph, request.inputs, output.tensor)
+    plan = make_plan(
+        graph,
+        explained,
+        output.tensor,
+        request.chooser,
+        title=request.title,
+        rules=request.rules,
+        merge=request.merge,
+    )
+    return graph_model, plan, output
+
+
+def compile_model(
+    model: Model, request: Request, watch: Callable[[Emit], Watcher] | None = None, account: Any = None
+) -> Compiled:
+    """Write the joint model.
+
+    watch, account : the ledger's ways to look on; None in everyday use, where they would cost time
+    """
+    graph_model, plan, output = plan_for(model, request)
+    graph = graph_model.graph
+    emit = Emit(graph, model.opset)
+    target = _input_with_default(graph, emit, TARGET, np.array([-1], np.int64), 1)
+    rank = len(output.asked.shape) if output.asked.shape is not None else 1
+    seed = _input_with_default(graph, emit, SEED, np.ones([1] * max(rank, 1), np.float32), max(rank, 1))
+    with emit.active():
+        with emit.serving("seed", **{"onnxlrp.node": output.tensor.name or ""}):
+            start = emit_seed(emit, output, target, seed, times_output=request.times_output)
+        reference = reference_pass(emit, plan, request.baseline) if request.baseline is not None else None
+
+        def make_step(decision: Decision) -> Step:
+            keep: Account | None = account(emit, decision) if account is not None else None
+            return Step(emit, decision.unit, plan.facts, model.opset, request.bias, keep, reference)
+
+        relevance = reverse(plan, emit, start.relevance, make_step, watch(emit) if watch is not None else None)
+        with emit.serving("output"):
+            names = _declare_outputs(emit, graph, relevance, request)
+            score = _declare(emit, graph, start.score, SCORE, None)
+    graph_model.metadata_props.update(request.metadata | _rules_of(plan))
+    graph_model.producer_name = "onnxlrp"
+    passes.RemoveUnusedNodesPass()(graph_model)
+    return Compiled(graph_model, plan, output, names, score, target.name or "", seed.name or "")
+
+
+def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) -> list[ir.Value]:
+    """The explained tensors: those named, or every graph input that reaches the target.
+
+    Errors: ChoiceError for an unknown name, or one that does not reach the target.
+    """
+    reaching = _upstream(target)
+    if names is None:
+        found = [value for value in graph.inputs if value in reaching]
+        if not found:
+            raise ChoiceError(f"No input of the model reaches '{target.name}', so there is nothing to explain.")
+        return found
+    found = [find_tensor(graph, name, "input or tensor") for name in names]
+    for value in found:
+        if value not in reaching:
+            raise ChoiceError(f"'{value.name}' does not reach '{target.name}': nothing flows from one to the other.")
+    return found
+
+
+def _upstream(target: ir.Value) -> set[ir.Value]:
+    """Everything that the target is computed from through nodes that carry a signal."""
+    seen, waiting = {target}, [target]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or blocks(node):
+            continue
+        fresh = [operand for operand in node.inputs if operand is not None and operand not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return seen
+
+
+def _input_with_default(graph: ir.Graph, emit: Emit, name: str, default: np.ndarray[Any, Any], rank: int) -> ir.Value:
+    """A graph input with a default: declared with symbolic dimensions, its initialiser with ones."""
+    taken = {value.name for value in graph.inputs} | set(graph.initializers)
+    taken |= {output.name for node in graph for output in node.outputs}
+    while name in taken:
+        name = f"onnxlrp_{name}"
+    value = ir.Value(name=name, const_value=ir.tensor(default, name=name))
+    value.dtype = ir.DataType.from_numpy(default.dtype)
+    value.shape = ir.Shape([f"{name}_{axis}" for axis in range(rank)])
+    graph.inputs.append(value)
+    graph.register_initializer(value)
+    return value
+
+
+def _declare_outputs(
+    emit: Emit, graph: ir.Graph, relevance: dict[ir.Value, ir.Value], request: Request
+) -> dict[str, str]:
+    names = {}
+    for value, found in relevance.items():
+        reduced = request.reduce(emit, value, found) if request.reduce is not None else found
+        names[value.name or ""] = _declare(emit, graph, reduced, f"relevance/{value.name}", value)
+    return names
+
+
+def _declare(emit: Emit, graph: ir.Graph, value: ir.Value, name: str, like: ir.Value | None) -> str:
+    """Make a value a graph output under a name of its own; an Identity keeps values that are read elsewhere."""
+    output = emit.node("Identity", value)
+    while any(v.name == name for v in [*graph.inputs, *graph.outputs]):
+        name = f"onnxlrp/{name}"
+    output.name = name
+    output.dtype = ir.DataType.FLOAT
+    if like is not None and like.shape is not None:
+        output.shape = ir.Shape([d if isinstance(d, int) else d.value for d in like.shape])
+    graph.outputs.append(output)
+    return name
+
+
+def _rules_of(plan: Plan) -> dict[str, str]:
+    """`onnxlrp.rule/<node>` = rule, for the metadata of an explainer."""
+    return {f"onnxlrp.rule/{decision.unit.name}": str(decision.rule) for decision in plan.decisions}

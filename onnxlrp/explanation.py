@@ -1,0 +1,99 @@
+"""What comes out: an `Explanation`, with relevance, outputs, score, and where the relevance went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Conservation:
+    """How much of the seeded relevance arrived, per sample.
+
+    seeded   : Σ R at the output        arrived : Σ R over all explained tensors
+    """
+
+    seeded: np.ndarray[Any, Any]
+    arrived: np.ndarray[Any, Any]
+
+    @property
+    def ratio(self) -> np.ndarray[Any, Any]:
+        """arrived / seeded; NaN where nothing was seeded."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.seeded == 0, np.nan, self.arrived / self.seeded)
+
+    @property
+    def absorbed(self) -> np.ndarray[Any, Any]:
+        """What biases, stabilisers and rules that do not conserve kept: seeded − arrived."""
+        return self.seeded - self.arrived
+
+    def __str__(self) -> str:
+        def one(seeded: float, arrived: float, ratio: float) -> str:
+            return f"{arrived:.4g} of {seeded:.4g} arrived ({ratio:.1%})"
+
+        shown = [one(*row) for row in zip(self.seeded, self.arrived, self.ratio, strict=True)]
+        return "; ".join(shown[:4]) + (f"; … ({len(shown)} samples)" if len(shown) > 4 else "")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The result of one call.
+
+    relevance    : per explained tensor, float32, shaped like it (with target "all": a class axis in front)
+    outputs      : the model's own, under their names
+    target       : index per sample where a class is explained, else what was asked for
+    score        : the explained value per sample (logit, or Σ seed ⊙ y)
+    conservation : None for methods that conserve nothing
+    warnings     : what a reader should know, one sentence each
+    """
+
+    method: str
+    preset: str | None
+    relevance: Arrays
+    outputs: Arrays
+    target: Any
+    score: np.ndarray[Any, Any]
+    conservation: Conservation | None
+    inputs: Arrays
+    signed: bool = True
+    seconds: float = 0.0
+    providers: tuple[str, ...] = ()
+    labels: tuple[str, ...] | None = None
+    layout: str | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def label(self, sample: int = 0) -> str:
+        """The target of a sample in words."""
+        target = self.target[sample] if isinstance(self.target, list) else self.target
+        if isinstance(target, int) and self.labels is not None and target < len(self.labels):
+            return self.labels[target]
+        return str(target)
+
+    def title(self, sample: int = 0) -> str:
+        preset = f" {self.preset}" if self.preset else ""
+        return f"{self.method}{preset}: {self.label(sample)}, score {float(self.score[sample]):.3g}"
+
+    def __str__(self) -> str:
+        lines = [self.title(i) for i in range(min(len(self), 8))]
+        lines += [f"relevance of '{name}': {list(array.shape)}" for name, array in self.relevance.items()]
+        if self.conservation is not None:
+            lines.append(str(self.conservation))
+        return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
+
+    def plot(self, sample: int = 0, name: str | None = None) -> Any:
+        """A matplotlib figure of one sample: a heatmap for pictures, bars for columns."""
+        from onnxlrp.report.show import plot_explanation
+
+        return plot_explanation(self, sample, name)
+
+    def _repr_html_(self) -> str:
+        from onnxlrp.report.show import explanation_as_html
+
+        return explanation_as_html(self)

@@ -1,0 +1,75 @@
+"""Methods that are one backward pass: a rule per layer, a seed and a reduction, compiled into the joint model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxlrp.emit import Emit
+from onnxlrp.plan import Chooser
+from onnxlrp.presets import Layer
+from onnxlrp.rules.decompositions import Rule
+from onnxlrp.rules.rescale import Rescale
+from onnxlrp.rules.simple import DeconvnetRelu, Gradient, GuidedRelu
+
+Reduce = Callable[[Emit, ir.Value, ir.Value], ir.Value]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One backward pass.
+
+    chooser   : rule per layer; None for `lrp`, whose preset decides
+    merge     : whether several nodes may count as one layer (LRP) or each is differentiated as it stands
+    signed    : whether the result speaks for and against (diverging colours) or only of strength
+    reference : whether a reference input is compared with (DeepLIFT)
+    """
+
+    name: str
+    summary: str
+    chooser: Chooser | None
+    times_output: bool = False
+    merge: bool = False
+    signed: bool = True
+    reference: bool = False
+    reduce: Reduce | None = None
+
+
+def gradient_everywhere(layer: Layer) -> tuple[Rule, str]:
+    return Gradient(), "gradient"
+
+
+def _at_relus(rule: Rule) -> Chooser:
+    def choose(layer: Layer) -> tuple[Rule, str]:
+        return (rule, rule.name) if layer.operator.op_type == "Relu" else (Gradient(), "gradient")
+
+    return choose
+
+
+def _rescale_everywhere(layer: Layer) -> tuple[Rule, str]:
+    return Rescale(), "difference from the reference"
+
+
+def _absolute(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
+    return emit.Abs(found)  # type: ignore[no-any-return]
+
+
+def _times_input(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
+    floats = x if x.dtype == ir.DataType.FLOAT else emit.Cast(x, to=ir.DataType.FLOAT)
+    return emit.Mul(floats, found)  # type: ignore[no-any-return]
+
+
+PASSES: dict[str, Pass] = {
+    method.name: method
+    for method in (
+        Pass("lrp", "layer-wise relevance propagation, Σ R = f(x)", None, times_output=True, merge=True),
+        Pass("gradient", "∂f/∂x, signed", gradient_everywhere),
+        Pass("sensitivity", "|∂f/∂x|, eq. (1) of Samek et al. 2017", gradient_everywhere, signed=False, reduce=_absolute),
+        Pass("gradient-x-input", "x ⊙ ∂f/∂x", gradient_everywhere, reduce=_times_input),
+        Pass("guided-backprop", "gradient through positive paths (Springenberg et al. 2015)", _at_relus(GuidedRelu())),
+        Pass("deconvnet", "deconvolution (Zeiler and Fergus 2014)", _at_relus(DeconvnetRelu())),
+        Pass("deeplift", "DeepLIFT, rescale rule (Shrikumar et al. 2017)", _rescale_everywhere, reference=True),
+    )
+}

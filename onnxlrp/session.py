@@ -1,0 +1,159 @@
+"""Run: the only importer of onnxruntime. Providers, sessions over weights that stay in their file, batches."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from onnxlrp.errors import ChoiceError, InputError, ModelError
+from onnxlrp.storage import array_of, split_weights
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU]}
+
+ort.set_default_logger_severity(4)
+
+
+class Session:
+    """A model, loaded.
+
+    providers : the execution providers it really runs on, the preferred one first
+    notes     : what the choice of provider has to say
+    """
+
+    def __init__(self, model: ir.Model, providers: str | Sequence[str] | None = None, threads: int = 0) -> None:
+        wanted, self.notes = choose_providers(providers)
+        proto, weights = split_weights(model)
+        options = _options(threads)
+        names = list(weights)
+        self._kept = [ort.OrtValue.ortvalue_from_numpy(array_of(weights[name])) for name in names]
+        if names:
+            options.add_external_initializers(names, self._kept)
+        try:
+            self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=wanted)
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own, all of them load errors
+            raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
+        self.providers = tuple(self._session.get_providers())
+        if CUDA in wanted and CUDA not in self.providers:
+            self.notes = (*self.notes, "CUDA was asked for, but onnxruntime fell back to the CPU.")
+        self.inputs = {value.name: value for value in self._session.get_inputs()}
+        self.outputs = [value.name for value in self._session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> Arrays:
+        """Errors: InputError with onnxruntime's reason."""
+        names = list(outputs) if outputs is not None else self.outputs
+        try:
+            return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own
+            shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+            raise InputError(f"The model does not run on {shapes}: {_first_line(error)}") from error
+
+
+def choose_providers(providers: str | Sequence[str] | None) -> tuple[list[str], tuple[str, ...]]:
+    """Names of onnxruntime's providers for "auto", "cpu", "cuda" or a list of names; and notes.
+
+    auto : CUDA where onnxruntime has it and a device answers, else CPU
+    Errors: ChoiceError for a provider that is not there.
+    """
+    available = ort.get_available_providers()
+    notes = tuple(filter(None, [side_by_side()]))
+    if providers is None or providers == "auto":
+        return (PROVIDERS["cuda"] if cuda_works() else PROVIDERS["cpu"]), notes
+    if isinstance(providers, str) and providers.lower() == "cuda" and not cuda_works():
+        raise ChoiceError(
+            f"CUDA was asked for, but {_why_no_cuda(available)} Use --provider cpu, or auto to take what is there."
+        )
+    wanted = PROVIDERS.get(providers.lower(), [providers]) if isinstance(providers, str) else list(providers)
+    missing = [name for name in wanted if name not in available]
+    if missing:
+        raise ChoiceError(f"onnxruntime has no provider '{missing[0]}' here; it has: {', '.join(available)}.")
+    return wanted, notes
+
+
+def cuda_works() -> bool:
+    """Whether onnxruntime was built for CUDA and a device answers."""
+    if CUDA not in ort.get_available_providers():
+        return False
+    try:
+        return any("cuda" in d.ep_name.lower() for d in ort.get_ep_devices()) or _cuda_session_starts()
+    except AttributeError:
+        return _cuda_session_starts()
+
+
+def _cuda_session_starts() -> bool:
+    if not hasattr(cuda_works, "_answer"):
+        value = ort.OrtValue
+        try:
+            value.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+            cuda_works._answer = True  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - whatever the driver says, there is no CUDA
+            cuda_works._answer = False  # type: ignore[attr-defined]
+    return bool(cuda_works._answer)  # type: ignore[attr-defined]
+
+
+def _why_no_cuda(available: Sequence[str]) -> str:
+    if CUDA not in available:
+        return "this onnxruntime is built without it (install onnxruntime-gpu)."
+    return "no CUDA device, driver or matching CUDA and cuDNN libraries were found."
+
+
+def side_by_side() -> str:
+    """A warning where onnxruntime and onnxruntime-gpu are both installed: they overwrite each other's files."""
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(found) < 2:
+        return ""
+    return (
+        "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+        "uninstall both, then install onnxruntime-gpu alone."
+    )
+
+
+def _installed(name: str) -> bool:
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def run_batched(
+    run: Callable[[Arrays], Arrays],
+    feeds: Mapping[str, np.ndarray[Any, Any]],
+    batch_size: int,
+    shared: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Arrays:
+    """Run in slices of `batch_size` along axis 0 and join the results.
+
+    shared : inputs that go into every slice whole
+    """
+    total = max(len(array) for name, array in feeds.items() if name not in shared)
+    parts: list[Arrays] = []
+    for start in range(0, total, batch_size):
+        piece = {n: a if n in shared else a[start : start + batch_size] for n, a in feeds.items()}
+        parts.append(run(piece))
+        if progress is not None:
+            progress(min(batch_size, total - start))
+    return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    return options
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+__all__ = ["CPU", "CUDA", "Arrays", "Session", "choose_providers", "run_batched"]
