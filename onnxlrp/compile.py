@@ -113,7 +113,7 @@ def compile_model(
 
         relevance = reverse(plan, emit, start.relevance, make_step, watch(emit) if watch is not None else None)
         with emit.serving("output"):
-            names = _declare_outputs(emit, graph, relevance, request)
+            names = _declare_outputs(emit, graph, relevance, request, reference)
             score = _declare(emit, graph, start.score, SCORE, None)
     graph_model.metadata_props.update(request.metadata | _rules_of(plan))
     graph_model.producer_name = "onnxlrp"
@@ -167,10 +167,16 @@ def _input_with_default(graph: ir.Graph, emit: Emit, name: str, default: np.ndar
 
 
 def _declare_outputs(
-    emit: Emit, graph: ir.Graph, relevance: dict[ir.Value, ir.Value], request: Request
+    emit: Emit,
+    graph: ir.Graph,
+    relevance: dict[ir.Value, ir.Value],
+    request: Request,
+    reference: Callable[[ir.Value], ir.Value] | None,
 ) -> dict[str, str]:
     names = {}
     for value, found in relevance.items():
+        if reference is not None:
+            found = emit.Mul(emit.Sub(value, reference(value)), found)
         reduced = request.reduce(emit, value, found) if request.reduce is not None else found
         names[value.name or ""] = _declare(emit, graph, reduced, f"relevance/{value.name}", value)
     return names

@@ -314,7 +314,7 @@ class Explainer:
         assert isinstance(self.method, Averaged)
         outputs = self._forward_pass(feeds, samples)
         points = {name: outputs.get(name, feeds.get(name)) for name in self.explained}
-        rest = {name: array for name, array in feeds.items() if name not in points}
+        rest = {n: a for n, a in feeds.items() if n not in points and n in self._session.inputs}
         resolved = self._frozen(resolved, outputs, samples)
         score = self._score_of(outputs, resolved)
 
@@ -423,7 +423,7 @@ class Explainer:
         y = _as_samples(asked, self.output)
         best = y.reshape(len(y), -1).argmax(axis=1)
         shape = y.shape[1:]
-        if len(shape) <= 1:
+        if int(np.prod(shape[1:], dtype=np.int64)) == 1:
             return [int(i) for i in best]
         return [tuple(int(i) for i in np.unravel_index(b, shape)) for b in best]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from onnxlrp.errors import ChoiceError
-from onnxlrp.methods.compiled import PASSES, Pass
+from onnxlrp.methods.compiled import PASSES, Pass, rescale_as_captum
 from onnxlrp.methods.forward import FiniteDifference, Occlusion, Random
 from onnxlrp.methods.path import IntegratedGradients, SmoothGrad
 
@@ -51,7 +51,7 @@ METHODS: Mapping[str, Method] = {
     "random": Probe("random", "uniform noise: the baseline to beat", Random, signed=False),
 }
 
-_PASS_OPTIONS = {"deeplift": {"baseline"}, "lrp": {"epsilon"}}
+_PASS_OPTIONS = {"deeplift": {"baseline", "activations"}, "lrp": {"epsilon"}}
 
 
 def find_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -70,6 +70,10 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     if unknown:
         takes = f"takes {', '.join(sorted(allowed))}" if allowed else "takes no options"
         raise ChoiceError(f"The method '{wanted}' has no option '{unknown[0]}'; it {takes}.")
+    if options.get("activations", "rescale") not in ("rescale", "captum"):
+        raise ChoiceError(f"deeplift: activations='{options['activations']}'; there are 'rescale' and 'captum'.")
+    if options.get("activations") == "captum" and isinstance(method, Pass):
+        method = replace(method, chooser=rescale_as_captum)
     return method if isinstance(method, Pass) else replace(method, runner=method.make(**options))
 
 

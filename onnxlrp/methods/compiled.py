@@ -11,6 +11,7 @@ from onnxlrp.emit import Emit
 from onnxlrp.plan import Chooser
 from onnxlrp.presets import Layer
 from onnxlrp.rules.decompositions import Rule
+from onnxlrp.rules.registry import Family
 from onnxlrp.rules.rescale import Rescale
 from onnxlrp.rules.simple import DeconvnetRelu, Gradient, GuidedRelu
 
@@ -48,8 +49,18 @@ def _at_relus(rule: Rule) -> Chooser:
     return choose
 
 
-def _rescale_everywhere(layer: Layer) -> tuple[Rule, str]:
+def rescale_everywhere(layer: Layer) -> tuple[Rule, str]:
     return Rescale(), "difference from the reference"
+
+
+def rescale_as_captum(layer: Layer) -> tuple[Rule, str]:
+    """Captum 0.9 rescales these activations and takes the plain gradient at all others, so it is not complete there."""
+    if layer.family is Family.POINTWISE and layer.operator.op_type not in _RESCALED_BY_CAPTUM:
+        return Gradient(), "captum: plain gradient"
+    return Rescale(), "difference from the reference"
+
+
+_RESCALED_BY_CAPTUM = frozenset({"Relu", "Elu", "LeakyRelu", "Sigmoid", "Tanh", "Softplus"})
 
 
 def _absolute(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
@@ -70,6 +81,6 @@ PASSES: dict[str, Pass] = {
         Pass("gradient-x-input", "x ⊙ ∂f/∂x", gradient_everywhere, reduce=_times_input),
         Pass("guided-backprop", "gradient through positive paths (Springenberg et al. 2015)", _at_relus(GuidedRelu())),
         Pass("deconvnet", "deconvolution (Zeiler and Fergus 2014)", _at_relus(DeconvnetRelu())),
-        Pass("deeplift", "DeepLIFT, rescale rule (Shrikumar et al. 2017)", _rescale_everywhere, reference=True),
+        Pass("deeplift", "DeepLIFT, rescale rule (Shrikumar et al. 2017)", rescale_everywhere, merge=True, reference=True),
     )
 }
