@@ -147,7 +147,8 @@ def between(units: Sequence[Unit], facts: Facts, target: ir.Value) -> list[Unit]
     reached = {target}
     kept = []
     for unit in reversed(units):
-        if any(output in reached for output in unit.outputs) and any(map(facts.is_signal, unit.outputs)):
+        flows = any(map(facts.is_signal, unit.inputs)) and any(map(facts.is_signal, unit.outputs))
+        if flows and any(output in reached for output in unit.outputs):
             kept.append(unit)
             reached.update(operand for operand in unit.inputs if operand is not None and facts.is_signal(operand))
     return kept[::-1]

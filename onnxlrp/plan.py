@@ -185,7 +185,7 @@ class _First:
             self._seen_linear |= roots
         if kind == CONVOLUTION:
             self._seen_convolution |= roots
-        self._roots.update(dict.fromkeys(unit.outputs, roots))
+        self._roots.update({output: roots | self._roots.get(output, frozenset()) for output in unit.outputs})
         gate, softmax = self._gate(unit, signals) if family is Family.PRODUCT else (None, False)
         return Layer(
             operator, family, kind, first_linear, first_convolution, gate, self._broadcasts(unit, signals), softmax
