@@ -10,17 +10,18 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from onnxlrp.backward import Watcher, reverse
+from onnxlrp.backward import reverse
 from onnxlrp.emit import Emit
 from onnxlrp.errors import ChoiceError
+from onnxlrp.ledger import Ledger
 from onnxlrp.model import Model
 from onnxlrp.plan import Chooser, Decision, Plan, Rules, make_plan
 from onnxlrp.reference import reference_pass
 from onnxlrp.rules.registry import blocks
-from onnxlrp.rules.step import Account, Step
+from onnxlrp.rules.step import Step
 from onnxlrp.target import Output, emit_seed, find_output, find_tensor
 
-TARGET, SEED, SCORE = "target", "seed", "score"
+TARGET, SEED, SCORE, LEDGER = "target", "seed", "score", "ledger"
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,11 @@ class Compiled:
     score: str
     target: str
     seed: str
+    ledger: str | None = None
 
     @property
     def explained(self) -> tuple[ir.Value, ...]:
         return self.plan.explained
-
-
-@dataclass(frozen=True)
-class Ledgered:
-    """Where a compiled model keeps the sums of its ledger: (decision, entry) → output name."""
-
-    names: dict[tuple[int, str], str]
 
 
 def plan_for(model: Model, request: Request) -> tuple[ir.Model, Plan, Output]:
@@ -89,12 +84,10 @@ def plan_for(model: Model, request: Request) -> tuple[ir.Model, Plan, Output]:
     return graph_model, plan, output
 
 
-def compile_model(
-    model: Model, request: Request, watch: Callable[[Emit], Watcher] | None = None, account: Any = None
-) -> Compiled:
+def compile_model(model: Model, request: Request, ledger: Ledger | None = None) -> Compiled:
     """Write the joint model.
 
-    watch, account : the ledger's ways to look on; None in everyday use, where they would cost time
+    ledger : kept while writing, its sums an output of their own; None in everyday use, where it would cost time
     """
     graph_model, plan, output = plan_for(model, request)
     graph = graph_model.graph
@@ -108,17 +101,18 @@ def compile_model(
         reference = reference_pass(emit, plan, request.baseline) if request.baseline is not None else None
 
         def make_step(decision: Decision) -> Step:
-            keep: Account | None = account(emit, decision) if account is not None else None
+            keep = ledger.account(emit, decision) if ledger is not None else None
             return Step(emit, decision.unit, plan.facts, model.opset, request.bias, keep, reference)
 
-        relevance = reverse(plan, emit, start.relevance, make_step, watch(emit) if watch is not None else None)
+        relevance = reverse(plan, emit, start.relevance, make_step, ledger.watch(emit) if ledger is not None else None)
         with emit.serving("output"):
             names = _declare_outputs(emit, graph, relevance, request, reference)
             score = _declare(emit, graph, start.score, SCORE, None)
+            sums = _declare(emit, graph, ledger.total(emit), LEDGER, None) if ledger is not None else None
     graph_model.metadata_props.update(request.metadata | _rules_of(plan))
     graph_model.producer_name = "onnxlrp"
     passes.RemoveUnusedNodesPass()(graph_model)
-    return Compiled(graph_model, plan, output, names, score, target.name or "", seed.name or "")
+    return Compiled(graph_model, plan, output, names, score, target.name or "", seed.name or "", sums)
 
 
 def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) -> list[ir.Value]:
@@ -185,6 +179,8 @@ def _declare_outputs(
 def _declare(emit: Emit, graph: ir.Graph, value: ir.Value, name: str, like: ir.Value | None) -> str:
     """Make a value a graph output under a name of its own; an Identity keeps values that are read elsewhere."""
     output = emit.node("Identity", value)
+    while output in graph.outputs:
+        output = emit.node("Identity", output)
     while any(v.name == name for v in [*graph.inputs, *graph.outputs]):
         name = f"onnxlrp/{name}"
     output.name = name

@@ -194,6 +194,17 @@ class Explainer:
         names = [value.name or "" for value in self.model.graph.outputs]
         return self._in_batches(lambda piece: self._forward.run(piece, names), feeds, self._sample_count(feeds))
 
+    def forward_value(self, x: Any) -> np.ndarray[Any, Any]:
+        """The explained tensor itself (the logits), in the shape of the output it stands for.
+
+        x : array, or {input name: array}
+        """
+        feeds = self._feeds(x)
+        found = self._forward_pass(feeds, self._sample_count(feeds))
+        value = found[self.output.tensor.name or ""]
+        asked = found.get(self.output.asked.name or "")
+        return value if asked is None else value.reshape(asked.shape)
+
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _check_preset(self, preset: str | None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
@@ -36,8 +38,11 @@ class Session:
         self._kept = [ort.OrtValue.ortvalue_from_numpy(array_of(weights[name])) for name in names]
         if names:
             options.add_external_initializers(names, self._kept)
+        self._start(proto.SerializeToString(), options, wanted)
+
+    def _start(self, model: str | bytes, options: ort.SessionOptions, wanted: Sequence[str]) -> None:
         try:
-            self._session = ort.InferenceSession(proto.SerializeToString(), options, providers=wanted)
+            self._session = ort.InferenceSession(model, options, providers=wanted)
         except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own, all of them load errors
             raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
         self.providers = tuple(self._session.get_providers())
@@ -45,6 +50,16 @@ class Session:
             self.notes = (*self.notes, "CUDA was asked for, but onnxruntime fell back to the CPU.")
         self.inputs = {value.name: value for value in self._session.get_inputs()}
         self.outputs = [value.name for value in self._session.get_outputs()]
+
+    @classmethod
+    def of_file(cls, source: str | Path | bytes | onnx.ModelProto, providers: str | Sequence[str] | None = None) -> Session:
+        """The model exactly as it is, with no stage of ours in between."""
+        session = cls.__new__(cls)
+        wanted, session.notes = choose_providers(providers)
+        given = str(source) if isinstance(source, str | Path) else source
+        data = given if isinstance(given, str | bytes) else given.SerializeToString()
+        session._start(data, _options(0), wanted)
+        return session
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """Errors: InputError with onnxruntime's reason."""

@@ -76,6 +76,11 @@ class Decomposition(Rule):
 
     stabiliser: float = STABILISER
 
+    @property
+    def drops_zero(self) -> bool:
+        """Whether nothing is handed on from outputs whose z is exactly 0."""
+        return False
+
     def brackets(self, step: Step, linear: LinearMap) -> Sequence[Bracket]:
         raise NotImplementedError
 
@@ -85,6 +90,8 @@ class Decomposition(Rule):
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         assert operator.linear_map is not None
         linear = operator.linear_map(step, step.signals[0])
+        if step.account is not None and self.drops_zero:
+            step.account("z = 0", step.emit.Where(step.emit.Equal(linear.output, 0.0), relevance, 0.0))
         contributions: list[Contribution] = [None] * step.count
         total: Contribution = None
         for bracket in self.brackets(step, linear):
@@ -114,6 +121,10 @@ class Epsilon(Decomposition):
     def stabiliser(self) -> float:  # type: ignore[override]
         return self.eps
 
+    @property
+    def drops_zero(self) -> bool:
+        return self.eps == 0
+
     def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
         return operator.family_for(signals) in (Family.LINEAR, Family.SUM, Family.PRODUCT)
 
@@ -139,6 +150,10 @@ class Gamma(Decomposition):
 
     def __post_init__(self) -> None:
         _require(self.gamma >= 0, f"gamma({self.gamma:g}): gamma is not negative")
+
+    @property
+    def drops_zero(self) -> bool:
+        return True
 
     def brackets(self, step: Step, linear: LinearMap) -> Sequence[Bracket]:
         towards_positive, towards_negative = _favour_positive(self.gamma), _favour_negative(self.gamma)
@@ -255,13 +270,15 @@ def _cross(
     parts = [(term, term.part(step, linear), term.weighted(emit, linear.weight)) for term in bracket.terms]
     parts = [(term, part, weight) for term, part, weight in parts if part is not None and not _vanishes(term, weight, linear)]
     if not parts:
+        if step.account is not None:
+            step.account("z = 0", _where(emit, bracket.where, linear.output, relevance) * bracket.coefficient)
         return None
     bias = bracket.bias(emit, linear.bias)
     z = _denominator(step, linear, bracket, parts, bias)
     incoming = _where(emit, bracket.where, linear.output, relevance)
     if bracket.coefficient != 1.0:
         incoming = incoming * bracket.coefficient
-    s = emit.quotient(incoming, z, eps, nonnegative=bracket.unmodified and step.nonnegative(linear.output))
+    s = emit.quotient(incoming, z, eps, nonnegative=bracket.unmodified and step.nonnegative(step.unit.outputs[0]))
     _report(step, s, z, eps, bias)
     total: Contribution = None
     for term, part, weight in parts:
@@ -312,12 +329,22 @@ def _spread_bias(step: Step, linear: LinearMap, share: ir.Value) -> ir.Value:
 
 
 def _report(step: Step, s: ir.Value, z: ir.Value, eps: float, bias: Contribution) -> None:
+    """Tell the ledger what bias and stabiliser took of s ⊙ stabilise(z)."""
     if step.account is None:
         return
     if bias is not None and step.bias == "absorb":
         step.account("bias", s * bias)
-    if eps > 0:
-        step.account("stabiliser", s * (step.emit.stabilise(z, eps) - z))
+    report_stabiliser(step, s, z, eps)
+
+
+def report_stabiliser(step: Step, s: ir.Value, z: ir.Value, eps: float) -> None:
+    """Tell the ledger what the stabiliser took, apart from where z = 0 and nothing could be handed on at all."""
+    if step.account is None or eps <= 0:
+        return
+    taken = s * (step.emit.stabilise(z, eps) - z)
+    zero = step.emit.Equal(z, 0.0)
+    step.account("stabiliser", step.emit.Where(zero, 0.0, taken))
+    step.account("z = 0", step.emit.Where(zero, taken, 0.0))
 
 
 def _vanishes(term: Term, weight: Contribution, linear: LinearMap) -> bool:
@@ -333,8 +360,7 @@ def in_proportion(operator: Operator, step: Step, relevance: ir.Value, eps: floa
     y = step.y()
     s = step.emit.quotient(relevance, y, eps, nonnegative=step.nonnegative(step.unit.outputs[0]))
     factors = [index for index in step.signals if index in operator.factors]
-    if step.account is not None and eps > 0:
-        step.account("stabiliser", s * (step.emit.stabilise(y, eps) - y))
+    report_stabiliser(step, s, y, eps)
     contributions = list(operator.vjp(step, s))
     for index in step.signals:
         back = contributions[index]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from onnxlrp.rules.decompositions import STABILISER, Rule, in_proportion
+from onnxlrp.rules.decompositions import STABILISER, Rule, in_proportion, report_stabiliser
 from onnxlrp.rules.registry import Contribution, Family, Operator
 from onnxlrp.rules.step import Step
 
@@ -117,8 +117,7 @@ class Gate(Rule):
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         y = step.y()
         s = step.emit.quotient(relevance, y, STABILISER)
-        if step.account is not None:
-            step.account("stabiliser", s * (step.emit.stabilise(y, STABILISER) - y))
+        report_stabiliser(step, s, y, STABILISER)
         contributions = list(operator.vjp(step, s))
         for index in step.signals:
             back = contributions[index]

@@ -1,0 +1,98 @@
+"""The relevance ledger: per layer what arrived, what was handed on, and who took the difference.
+
+Kept only by `verify`: it adds sums to the compiled model, and those cost time. Everyday explanations carry only the two
+sums of `Conservation`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlrp.backward import Watcher
+from onnxlrp.emit import Emit
+from onnxlrp.findings import LedgerRow
+from onnxlrp.plan import Decision
+from onnxlrp.rules.step import Account, Step
+
+ARRIVED, ARRIVED_SIZE, HANDED_ON = "arrived", "|arrived|", "handed on"
+BIAS, STABILISER, ZERO = "bias", "stabiliser", "z = 0"
+BY_DESIGN, UNEXPLAINED = "rule (does not conserve by design)", "unexplained"
+
+
+class Ledger:
+    """Collects sums while a relevance graph is written, and reads them after it has run."""
+
+    def __init__(self) -> None:
+        self._decisions: list[Decision] = []
+        self._entries: list[tuple[Decision, str]] = []
+        self._sums: list[ir.Value] = []
+
+    # --- while writing -----------------------------------------------------------------------------------------------
+
+    def account(self, emit: Emit, decision: Decision) -> Account:
+        """Where the rules of one layer report what they keep."""
+        return lambda name, taken: self._note(emit, decision, name, taken)
+
+    def watch(self, emit: Emit) -> Watcher:
+        """Sees every layer's relevance in and out."""
+
+        def watch(
+            decision: Decision, step: Step, arrived: Sequence[ir.Value | None], handed_on: Sequence[ir.Value | None]
+        ) -> None:
+            self._decisions.append(decision)
+            for value in arrived:
+                if value is not None:
+                    self._note(emit, decision, ARRIVED, value)
+                    self._note(emit, decision, ARRIVED_SIZE, emit.Abs(value))
+            for value in handed_on:
+                if value is not None:
+                    self._note(emit, decision, HANDED_ON, value)
+
+        return watch
+
+    def _note(self, emit: Emit, decision: Decision, name: str, value: ir.Value) -> None:
+        self._entries.append((decision, name))
+        self._sums.append(emit.Reshape(emit.sum(value, keepdims=False), [1]))
+
+    def total(self, emit: Emit) -> ir.Value:
+        """All sums in one vector."""
+        return emit.Concat(*self._sums, axis=0)  # type: ignore[no-any-return]
+
+    # --- after running -----------------------------------------------------------------------------------------------
+
+    def rows(self, sums: np.ndarray[Any, Any]) -> list[LedgerRow]:
+        """One row per layer, from the target down."""
+        found: dict[Decision, dict[str, float]] = {decision: {} for decision in self._decisions}
+        for (decision, name), value in zip(self._entries, sums, strict=True):
+            entries = found[decision]
+            entries[name] = entries.get(name, 0.0) + float(value)
+        return [_row(decision, entries) for decision, entries in found.items()]
+
+    def sizes(self, sums: np.ndarray[Any, Any]) -> list[float]:
+        """Σ|R| that arrived per layer, the scale for tolerances."""
+        found: dict[Decision, float] = dict.fromkeys(self._decisions, 0.0)
+        for (decision, name), value in zip(self._entries, sums, strict=True):
+            if name == ARRIVED_SIZE:
+                found[decision] += float(value)
+        return list(found.values())
+
+
+def _row(decision: Decision, entries: dict[str, float]) -> LedgerRow:
+    arrived, handed_on = entries.get(ARRIVED, 0.0), entries.get(HANDED_ON, 0.0)
+    taken = {name: value for name, value in entries.items() if name not in (ARRIVED, ARRIVED_SIZE, HANDED_ON)}
+    rest = arrived - handed_on - sum(taken.values())
+    taken[BY_DESIGN if decision.conserves == "not" else UNEXPLAINED] = rest
+    return LedgerRow(
+        decision.unit.name,
+        decision.unit.described_type,
+        str(decision.rule),
+        arrived,
+        handed_on,
+        {name: value for name, value in taken.items() if value != 0.0},
+    )
+
+
