@@ -157,7 +157,7 @@ def emit_seed(emit: Emit, output: Output, target: ir.Value, seed: ir.Value, *, t
     rank = len(output.asked.shape) if output.asked.shape is not None else 2
     view = _as_samples(emit, y, rank, output.batched)
     mask = _mask(emit, view, target, rank=max(rank, 2) if output.batched else rank + 1)
-    weighted = emit.Mul(emit.Reshape(mask, emit.Shape(y), allowzero=1), seed)
+    weighted = emit.Mul(emit.Reshape(mask, emit.Shape(y), allowzero=1), seed if rank else emit.Squeeze(seed, [0]))
     contribution = emit.Mul(weighted, y)
     relevance = contribution if times_output else weighted
     axes = list(range(1, rank)) if output.batched else list(range(rank))
