@@ -240,7 +240,9 @@ def _with_full_reach(step: Step, window: Window, s: ir.Value) -> ir.Value:
 
 
 def _begin_pads(step: Step, window: Window) -> ir.Value:
-    """Begin pads of a ConvTranspose; from output_shape when that is given.  Source: ONNX, ConvTranspose."""
+    """Begin pads of a ConvTranspose; from output_shape when that is given. An odd cell goes to the end for SAME_UPPER
+    alone, as onnxruntime does it.
+    """
     emit, count = step.emit, window.axes
     wanted = step.attribute("output_shape")
     extra = list(step.attribute("output_padding") or [0] * count)
@@ -252,7 +254,7 @@ def _begin_pads(step: Step, window: Window) -> ir.Value:
     target = emit.constant(list(wanted)) if wanted else emit.Mul(size, emit.constant(list(window.strides)))
     total = emit.Max(emit.Sub(full, target), 0)
     half = emit.Div(total, 2)
-    return emit.Sub(total, half) if window.auto_pad == "SAME_UPPER" else half  # type: ignore[no-any-return]
+    return half if window.auto_pad == "SAME_UPPER" else emit.Sub(total, half)  # type: ignore[no-any-return]
 
 
 def _text(value: str | bytes) -> str:

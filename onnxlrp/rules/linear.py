@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
@@ -251,7 +253,32 @@ def batch_normalization(step: Step) -> Bilinear:
         adjoint=lambda s, w: emit.Mul(s, w),
         weight=_per_channel(step, scale, rank, axis),
         bias=_per_channel(step, shift, rank, axis),
+        others=_statistics_gradients(step, scale, _all_but(axis, rank), lambda v: _per_channel(step, v, rank, axis)),
     )
+
+
+def _statistics_gradients(
+    step: Step, scale: ir.Value, axes: list[int], per_channel: Callable[[ir.Value], ir.Value]
+) -> dict[int, Callable[[ir.Value], ir.Value]]:
+    """Gradients of γ, β, mean and variance where they are fed, with x̂ = (x − mean)/√(var + ε):
+
+    γ: Σ g·x̂    β: Σ g    mean: −scale·Σ g    var: −½·γ·Σ g·x̂/(var + ε)
+    """
+    emit, variance = step.emit, step.x(4) + float(step.attribute("epsilon"))
+
+    def summed(g: ir.Value) -> ir.Value:
+        return emit.sum(g, axes, keepdims=False)
+
+    def along_normalised(g: ir.Value) -> ir.Value:
+        centred = step.x() - per_channel(step.x(3))
+        return summed(g * centred) / emit.Sqrt(variance)
+
+    return {
+        1: along_normalised,
+        2: summed,
+        3: lambda g: -(scale * summed(g)),
+        4: lambda g: step.x(1) * along_normalised(g) * -0.5 / variance,
+    }
 
 
 __all__ = ["CONVOLUTION", "DENSE", "Keeps", "batch_norm_scale_and_shift"]

@@ -14,12 +14,13 @@ and joins the gradient check, the coverage table and the docs by being registere
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
 
+from onnxlrp.errors import Unsupported
 from onnxlrp.graph import Facts, Unit
 from onnxlrp.rules.step import Step
 
@@ -191,6 +192,7 @@ class Bilinear:
     adjoint        : (s, w) → shaped like x
     weight_adjoint : (s, x) → shaped like w; None when there is no second factor
     bias_adjoint   : s → shaped like the bias
+    others         : operand → its gradient, s → shaped like it, for operands that are no part of the linear map
     """
 
     forward: Callable[[ir.Value, Contribution], ir.Value]
@@ -199,6 +201,7 @@ class Bilinear:
     bias_adjoint: Callable[[ir.Value], ir.Value] | None = None
     bias: Contribution = None
     weight: Contribution = None
+    others: Mapping[int, Callable[[ir.Value], ir.Value]] = field(default_factory=dict)
 
 
 def linear(
@@ -224,8 +227,7 @@ def _bilinear_vjp(
     step: Step, g: ir.Value, declared: Bilinear, factors: tuple[int, ...], addend: int | None
 ) -> list[Contribution]:
     contributions: list[Contribution] = [None] * step.count
-    data, weight = (factors + (None, None))[:2] if factors else (0, None)
-    assert data is not None
+    data, weight = _factor_pair(step, factors)
     if step.signal(data):
         contributions[data] = declared.adjoint(g, step.x(weight) if weight is not None else declared.weight)
     if weight is not None and step.signal(weight):
@@ -234,24 +236,34 @@ def _bilinear_vjp(
     if addend is not None and step.signal(addend):
         assert declared.bias_adjoint is not None
         contributions[addend] = declared.bias_adjoint(g)
+    for index in step.signals:
+        if index in declared.others:
+            contributions[index] = declared.others[index](g)
     return contributions
+
+
+def _factor_pair(step: Step, factors: tuple[int, ...]) -> tuple[int, int | None]:
+    """The data's index and the weight's; None where there is no second factor."""
+    data = factors[0] if factors else 0
+    return data, factors[1] if len(factors) > 1 and step.has(factors[1]) else None
 
 
 def _bilinear_map(
     step: Step, declared: Bilinear, factors: tuple[int, ...], addend: int | None, operand: int
 ) -> LinearMap:
-    data, weight = (factors + (None, None))[:2] if factors else (0, None)
+    data, weight = _factor_pair(step, factors)
     bias = declared.bias if addend is None or not step.has(addend) else (declared.bias or step.x(addend))
     if operand == data:
         other = step.x(weight) if weight is not None else declared.weight
         return LinearMap(operand, step.x(operand), other, bias, declared.forward, declared.adjoint, step.y())
     if operand == weight:
-        assert declared.weight_adjoint is not None and data is not None
+        assert declared.weight_adjoint is not None
         swapped = declared.weight_adjoint
         return LinearMap(
             operand, step.x(operand), step.x(data), bias, lambda w, x: declared.forward(_value(x), w), swapped, step.y()
         )
-    assert declared.bias_adjoint is not None, f"{step.unit} has no linear map for operand {operand}"
+    if operand != addend or declared.bias_adjoint is None:
+        raise Unsupported(f"Operand {operand} of {step.unit} has a gradient and no relevance rule; use a gradient method.")
     z = step.y()
     b = step.x(operand)
     spread = declared.bias_adjoint
