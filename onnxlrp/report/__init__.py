@@ -1,0 +1,1 @@
+"""Reports: arrays and findings become pictures, pages and documents."""
