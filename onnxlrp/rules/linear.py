@@ -212,22 +212,36 @@ def _equation(step: Step) -> tuple[list[str], str]:
     return spelled, result.replace("...", letters)
 
 
-def _einsum_back(step: Step, result: str, others: list[str], own: str, index: int):  # type: ignore[no-untyped-def]
+def _einsum_back(step: Step, result: str, others: list[str], own: str, index: int) -> Callable[..., ir.Value]:
     """s, others → the operand's cotangent: contract, then spread over letters that only the operand has."""
     emit = step.emit
-    if len(set(own)) < len(own):
-        raise Unsupported(f"Einsum takes a diagonal ('{own}') of an operand; the rule for that is not written.")
-    present = "".join(c for c in own if c in result or any(c in other for other in others))
+    letters = "".join(dict.fromkeys(own))
+    present = "".join(c for c in letters if c in result or any(c in other for other in others))
+    missing = [axis for axis, c in enumerate(letters) if c not in present]
 
     def back(s: ir.Value, *factors: Contribution) -> ir.Value:
         equation = ",".join([result, *others]) + "->" + present
-        contracted = emit.Einsum(s, *factors, equation=equation)
-        missing = [axis for axis, c in enumerate(own) if c not in present]
-        if not missing:
-            return contracted  # type: ignore[no-any-return]
-        return emit.Expand(emit.Unsqueeze(contracted, missing), step.shape(index))  # type: ignore[no-any-return]
+        spread = emit.Einsum(s, *factors, equation=equation)
+        if missing:
+            shape = emit.Gather(step.shape(index), [own.index(c) for c in letters])
+            spread = emit.Expand(emit.Unsqueeze(spread, missing), shape)
+        return spread if letters == own else _onto_diagonal(step, spread, own, index)
 
     return back
+
+
+def _onto_diagonal(step: Step, x: ir.Value, own: str, index: int) -> ir.Value:
+    """A tensor with one axis per different letter, put where the indices of equal letters are equal."""
+    emit = step.emit
+    repeats = [axis for axis, c in enumerate(own) if c in own[:axis]]
+    x = emit.Unsqueeze(x, repeats)
+    for axis in repeats:
+        places = emit.Range(0, emit.Squeeze(emit.dim(step.raw(index), axis), [0]), 1)
+        here, there = (
+            emit.Reshape(places, [-1 if i == at else 1 for i in range(len(own))]) for at in (axis, own.index(own[axis]))
+        )
+        x = emit.Where(emit.Equal(here, there), x, 0.0)
+    return x
 
 
 # --- batch normalisation ---------------------------------------------------------------------------------------------
