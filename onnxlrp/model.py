@@ -105,10 +105,13 @@ def read(source: Source) -> Model:
     proto.ir_version = min(max(proto.ir_version, 8), 10) if proto.ir_version < 11 else proto.ir_version
     try:
         model = ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        raise Unsupported(f"{where} has values that are not tensors (maps, as ZipMap makes them): {_root(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{where} is not a valid ONNX model: {error}") from error
     if path is not None:
         ir.external_data.set_base_dir(model.graph, path.parent)
+    model.graph.sort()
     _name_nodes(model.graph)
     return Model(model, path, digest, exporter, original_opset, tuple(notes))
 
@@ -234,6 +237,12 @@ def _check_external_files(proto: onnx.ModelProto, path: Path) -> None:
                 f"'{file}' has {file.stat().st_size} bytes, and the weight '{tensor.name}' of '{path}' ends at byte "
                 f"{needed}. The data file is cut short, or belongs to another model: copy it again."
             )
+
+
+def _root(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)
 
 
 def _hash_file(path: Path) -> str:

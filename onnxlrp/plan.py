@@ -226,7 +226,9 @@ class _First:
         return ""
 
 
-_SQUASHING = frozenset({"Sigmoid", "HardSigmoid", "Softmax"})
+_SQUASHING = frozenset({"Sigmoid", "HardSigmoid", "Softmax"}) | frozenset(
+    {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
+)
 _TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "Mul", "Div"})
 
 

@@ -8,6 +8,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     normalisation,
     pointwise,
     pooling,
+    quantised,
     reduction,
     resize,
     softmax,

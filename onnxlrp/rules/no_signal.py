@@ -24,17 +24,6 @@ no_signal(
 )
 no_signal("draws its values at random", "RandomNormal", "RandomUniform", "Bernoulli", "Multinomial")
 no_signal(
-    "compares: its value is a truth value that does not change with small changes",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "IsNaN",
-    "IsInf",
-)
-no_signal("works on truth values", "And", "Or", "Xor", "Not")
-no_signal(
     "works on the bits of whole numbers", "BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "BitwiseNot", "BitCast"
 )
 no_signal(

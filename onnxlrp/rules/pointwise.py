@@ -185,10 +185,29 @@ def mod(step: Step, g: ir.Value) -> list[Contribution]:
 # --- values that stay what they are ----------------------------------------------------------------------------------
 
 
-@movement("Identity", "Cast", "CastLike", nonnegative=Keeps.INPUTS)
+@movement("Identity", nonnegative=Keeps.INPUTS)
 def identity(step: Step, g: ir.Value) -> list[Contribution]:
-    """y = x, perhaps in another number format; the explainer computes in float32 either way."""
-    return [g, *[None] * (step.count - 1)]
+    """y = x."""
+    return [g]
+
+
+@general("Cast", "CastLike", nonnegative=Keeps.INPUTS)
+def cast(step: Step, g: ir.Value) -> list[Contribution]:
+    """y = x in another number format. Cutting floats to whole numbers has slope 0, and relevance passes as at Floor."""
+    rounds = step.facts.is_float(step.raw(0)) and not step.facts.is_float(step.unit.outputs[0])
+    return [None if rounds else g, *[None] * (step.count - 1)]
+
+
+_INDICATORS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf", "Not", "And", "Or", "Xor")
+
+
+@general(*_INDICATORS, elementwise=True, nonnegative=Keeps.ALWAYS)
+def indicator(step: Step, g: ir.Value) -> list[Contribution]:
+    """y = 1 where something holds: slope 0, and relevance passes to what was compared.
+
+    So the relevance of a one-hot code written as Equal(tokens, range) comes back to the tokens.
+    """
+    return [None] * step.count
 
 
 @movement("Dropout", nonnegative=Keeps.INPUTS)
