@@ -275,6 +275,11 @@ class Explainer:
         return Session(model, self.providers)
 
     @property
+    def takes_batches(self) -> bool:
+        """Whether axis 0 of the explained output and of every input counts samples."""
+        return self.output.batched and all(self._is_batched_input(v.name or "") for v in self.model.graph.inputs)
+
+    @property
     def used_providers(self) -> tuple[str, ...]:
         for name in ("_session", "_forward", "_cut_forward"):
             if name in self.__dict__:

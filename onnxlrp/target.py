@@ -62,7 +62,8 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
         return Output(value, value, is_batched(value, graph), "as asked")
     if logits is not None:
         value = find_tensor(graph, logits, "logits tensor")
-        return Output(value, value, is_batched(value, graph), "the sidecar's logits")
+        asked = next((v for v in graph.outputs if v.dtype in FLOATS and v.shape == value.shape), value)
+        return Output(asked, value, is_batched(asked, graph), "the sidecar's logits")
     asked = next((value for value in graph.outputs if value.dtype in FLOATS), None)
     because = "first float output"
     if asked is None:
