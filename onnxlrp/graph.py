@@ -136,7 +136,7 @@ class Unit:
 
     @property
     def described_type(self) -> str:
-        return self.op_type if len(self.nodes) == 1 else "+".join(node.op_type for node in self.nodes)
+        return "+".join(node.op_type for node in self.nodes)
 
     def __str__(self) -> str:
         return f"{self.described_type} '{self.name}'"

@@ -26,6 +26,13 @@ LARGE = 4096
 PROTOBUF_LIMIT = 2**31 - 2**20
 """Bytes that one protobuf message may hold, with room for the graph."""
 
+_PLAIN = frozenset(
+    {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BOOL}
+    | {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64}
+    | {ir.DataType.UINT8, ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64}
+)
+"""Types that numpy and onnxruntime share to the byte."""
+
 MODEL_GRAPH, GRAPH_INITIALIZER = 7, 5
 TENSOR_DATA_TYPE, TENSOR_FLOAT_DATA, TENSOR_RAW_DATA = 2, 4, 9
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
@@ -88,6 +95,9 @@ def split_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Tensor
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and _is_large(value.const_value)
     }
+    for value in model.graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = _in_memory(value.const_value)
     for name, tensor in large.items():
         model.graph.initializers[name].const_value = ir.ExternalTensor(
             "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
@@ -115,8 +125,14 @@ def array_of(tensor: ir.TensorProtocol) -> np.ndarray:
 
 
 def _is_large(tensor: ir.TensorProtocol) -> bool:
-    plain = tensor.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
-    return plain and tensor.nbytes >= LARGE
+    return tensor.dtype in _PLAIN and (tensor.nbytes >= LARGE or isinstance(tensor, ir.ExternalTensor))
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """Types of other widths (bfloat16, 4 bits) travel inside the protobuf."""
+    if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype in _PLAIN:
+        return tensor
+    return ir.Tensor(array_of(tensor), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)  # type: ignore[arg-type]
 
 
 def _bytes_of(tensor: ir.TensorProtocol) -> memoryview | bytes:
@@ -172,6 +188,8 @@ def _graph_without_weights(data: memoryview, base: int, location: str) -> Iterat
 def _tensor_without_weights(data: memoryview, base: int, location: str) -> bytes:
     fields = list(_fields(data))
     types = [_read_varint(data, content)[0] for number, _, content, _ in fields if number == TENSOR_DATA_TYPE]
+    if len(types) != 1 or types[0] not in {int(dtype) for dtype in _PLAIN}:
+        return bytes(data)
     packed = {TENSOR_RAW_DATA, TENSOR_FLOAT_DATA} if types == [onnx.TensorProto.FLOAT] else {TENSOR_RAW_DATA}
     bodies = [field for field in fields if field[0] in packed and field[3] - field[2] >= LARGE // 2]
     if len(bodies) != 1:
