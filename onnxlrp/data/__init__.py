@@ -11,18 +11,23 @@ from pathlib import Path
 from onnxlrp.data import arrays
 from onnxlrp.data.arrays import load_arrays
 from onnxlrp.data.image import load_image, preprocess, unflatten, unprocess
+from onnxlrp.data.meaning import Meaning, ModelInput, inputs_of, meaning_of
 from onnxlrp.data.sample import LOADERS, Input, Sample, loader
 from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.errors import InputError
 
 __all__ = [
     "Input",
+    "Meaning",
+    "ModelInput",
     "Sample",
     "Sidecar",
     "expand",
+    "inputs_of",
     "load",
     "load_image",
     "loader",
+    "meaning_of",
     "preprocess",
     "sample_names",
     "unflatten",

@@ -1,0 +1,71 @@
+"""What goes to the terminal: results on stdout, everything else on stderr; one JSON document with --json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+NARROWEST = 60
+
+
+def stdout() -> Console:
+    """Made anew for each print, because tests and pipes exchange sys.stdout."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    return _console(sys.stderr)
+
+
+def say(text: str = "") -> None:
+    """One line of the result; square brackets in it are text, not markup."""
+    stdout().print(escape(text), highlight=False, soft_wrap=True)
+
+
+def warn(texts: Iterable[str]) -> None:
+    for text in texts:
+        stderr().print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
+def print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(rows: Iterable[Sequence[object]], headings: Sequence[str], numbers: Sequence[int] = ()) -> None:
+    """A table without frames. numbers : columns that are aligned right"""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if position in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    stdout().print(table, highlight=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[float, float], None]]:
+    """A bar on stderr, gone when it is full; nothing where stderr is no terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _console(file: Any) -> Console:
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:
+        # A pipe has no width: tables keep their lines whole, so that grep finds them.
+        console = Console(file=file, highlight=False, width=max(console.width, 200), no_color=True)
+    return console
