@@ -76,6 +76,8 @@ class Preset:
             return self.batch_norm, "BatchNormalization on its own"
         if layer.family is Family.PRODUCT and layer.gate is not None and (self.gates or layer.softmax_gate is False):
             return Gate(layer.gate), "gate"
+        if layer.operator.relevance is not None and layer.family in (Family.POINTWISE, Family.MOVEMENT, Family.CHOICE):
+            return Own(), "the operator's own rule"
         by_family = {
             Family.SUM: (self.sums, "sum of signals"),
             Family.POINTWISE: (self.pointwise, "activation"),

@@ -135,7 +135,12 @@ def _pow_vjp(step: Step, g: ir.Value) -> list[Contribution]:
     return contributions
 
 
-register(Operator("Pow", Family.POINTWISE, _pow_vjp, elementwise=True))
+def _all_to_the_base(step: Step, relevance: ir.Value) -> list[Contribution]:
+    """An exponent that is explained beside its base gets nothing; alone, everything."""
+    return [relevance, None] if step.signal(0) else [None, relevance]
+
+
+register(Operator("Pow", Family.POINTWISE, _pow_vjp, elementwise=True, relevance=_all_to_the_base))
 
 
 # --- choices ---------------------------------------------------------------------------------------------------------

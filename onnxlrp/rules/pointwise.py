@@ -155,22 +155,21 @@ for _op_type in ("Floor", "Ceil", "Round", "Sign"):
     pointwise(_op_type, lambda step, x, y: step.emit.zeros_like(x), nonnegative=Keeps.INPUTS)
 
 
-@general("Neg")
+@general("Neg", elementwise=True)
 def neg(step: Step, g: ir.Value) -> list[Contribution]:
     """y = −x."""
     return [-g]
 
 
-@general("Clip", nonnegative=Keeps.NEVER)
+@general("Clip", elementwise=True)
 def clip(step: Step, g: ir.Value) -> list[Contribution]:
     """y = min(max(x, low), high): the slope is 1 within the bounds, and a bound has slope 1 where it binds."""
     emit, x, y = step.emit, step.x(0), step.y()
     within = emit.Equal(x, y)
-    at_bound = emit.Where(within, 0.0, g)
-    contributions: list[Contribution] = [emit.Where(within, g, 0.0) if step.signal(0) else None]
+    contributions: list[Contribution] = [emit.Where(within, g, 0.0)]
     for index in range(1, step.count):
-        binding = step.signal(index) and emit.Where(emit.Equal(y, step.x(index)), at_bound, 0.0)
-        contributions.append(emit.sum(binding, keepdims=False) if binding else None)
+        binds = emit.And(emit.Equal(y, step.x(index)), emit.Not(within)) if step.signal(index) else None
+        contributions.append(None if binds is None else emit.Where(binds, g, 0.0))
     return contributions
 
 
@@ -191,7 +190,7 @@ def identity(step: Step, g: ir.Value) -> list[Contribution]:
     return [g]
 
 
-@general("Cast", "CastLike", nonnegative=Keeps.INPUTS)
+@general("Cast", "CastLike", elementwise=True, nonnegative=Keeps.INPUTS)
 def cast(step: Step, g: ir.Value) -> list[Contribution]:
     """y = x in another number format. Cutting floats to whole numbers has slope 0, and relevance passes as at Floor."""
     rounds = step.facts.is_float(step.raw(0)) and not step.facts.is_float(step.unit.outputs[0])

@@ -136,12 +136,17 @@ def reduce_prod(step: Step, g: ir.Value) -> list[Contribution]:
 
 
 def cum_prod_parts(step: Step, relevance: ir.Value) -> list[Contribution]:
-    """Each product's relevance in equal parts to its factors: R_i = Σ_{k ≥ i} R_k / n_k, n_k the number of factors."""
+    """Each product's relevance in equal parts to its factors: R_i = Σ_{k ≥ i} R_k / n_k, n_k the number of factors.
+
+    An exclusive product starts with a constant 1, which keeps its relevance as a bias does.
+    """
     count = step.emit.CumSum(step.emit.ones_like(relevance), step.raw(1), **_directions(step, back=False))
     return [_sum_back(step, step.emit.quotient(relevance, count, 0.0)), None]
 
 
-@general("CumProd", relevance=cum_prod_parts, nonnegative=Keeps.INPUTS, source="equal parts")
+@general(
+    "CumProd", relevance=cum_prod_parts, nonnegative=Keeps.INPUTS, source="equal parts", conserves="up to bias"
+)
 def cum_prod(step: Step, g: ir.Value) -> list[Contribution]:
     """Σ_{k ≥ i} g_k y_k / x_i; at the first zero the products are taken without it, beyond it they are all zero."""
     emit, axis, forward = step.emit, step.raw(1), _directions(step, back=False)

@@ -29,7 +29,8 @@ class Pass(Rule):
         contributions: list[Contribution] = [None] * step.count
         index = step.signals[0]
         have = step.facts.dims(step.unit.outputs[0])
-        if have is not None and have == step.facts.dims(step.raw(index)) or operator.elementwise:
+        same_shape = have is not None and have == step.facts.dims(step.raw(index))
+        if same_shape or operator.elementwise or operator.derivative is not None:
             contributions[index] = relevance
             return contributions
         return in_proportion(operator, step, relevance, STABILISER)
