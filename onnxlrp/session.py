@@ -30,10 +30,17 @@ class Session:
     notes     : what the choice of provider has to say
     """
 
-    def __init__(self, model: ir.Model, providers: str | Sequence[str] | None = None, threads: int = 0) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        providers: str | Sequence[str] | None = None,
+        threads: int = 0,
+        *,
+        optimise: bool = True,
+    ) -> None:
         wanted, self.notes = choose_providers(providers)
         proto, weights = split_weights(model)
-        options = _options(threads)
+        options = _options(threads, optimise)
         names = list(weights)
         self._kept = [ort.OrtValue.ortvalue_from_numpy(array_of(weights[name])) for name in names]
         if names:
@@ -159,11 +166,12 @@ def run_batched(
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
-def _options(threads: int) -> ort.SessionOptions:
+def _options(threads: int, optimise: bool = True) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     return options
 
 

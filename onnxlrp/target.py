@@ -133,9 +133,37 @@ def _logits(value: ir.Value) -> ir.Value:
             return value
         if node.op_type in _PROBABILITIES:
             return node.inputs[0]
+        if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
+            return spelled_out
         if node.op_type not in _SAME_ELEMENTS:
             return value
         found = node.inputs[0]
+
+
+def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:
+    """x of exp(x − max x) / Σ exp(x − max x), as TensorFlow and JAX exporters spell a softmax out."""
+    numerator, denominator = node.inputs
+    exponential = numerator.producer() if numerator is not None else None
+    total = _behind_movement(denominator)
+    if exponential is None or exponential.op_type != "Exp" or total is None or total.op_type != "ReduceSum":
+        return None
+    if total.inputs[0] is not numerator or exponential.inputs[0] is None:
+        return None
+    shifted = exponential.inputs[0].producer()
+    if shifted is None or shifted.op_type != "Sub":
+        return exponential.inputs[0]
+    largest = _behind_movement(shifted.inputs[1])
+    return shifted.inputs[0] if largest is not None and largest.op_type == "ReduceMax" else exponential.inputs[0]
+
+
+def _behind_movement(value: ir.Value | None) -> ir.Node | None:
+    """The node that computed a tensor, seen through what only reshapes or bounds it."""
+    for _ in range(8):
+        node = value.producer() if value is not None else None
+        if node is None or node.op_type not in _SAME_ELEMENTS | {"Expand", "Max", "Where"}:
+            return node
+        value = next((o for o in node.inputs if o is not None and o.producer() is not None), None)
+    return None
 
 
 # --- in the graph ----------------------------------------------------------------------------------------------------

@@ -1,8 +1,26 @@
-"""Prepare: one rewrite per file that makes a model easier to reverse and leaves its output as it was."""
+"""Prepare: one rewrite per file that makes a model easier to reverse and leaves its output as it was.
+
+What layers are merged (a linear operator with its bias and BatchNormalization, an activation in pieces) is no rewrite:
+see `onnxlrp.layers`, which leaves every node as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
 
 from onnxlrp.model import Model
+from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
+from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
+from onnxlrp.prepare.widen import widen
+
+PREPARED = "prepared"
 
 
 def prepare(model: Model) -> Model:
-    """Apply every rewrite, in order."""
-    return model
+    """Apply every rewrite, in order, to a copy; a prepared model is returned as it is."""
+    if PREPARED in model.proto.meta:
+        return model
+    proto = model.copy()
+    done = [forget_doubtful_sizes(proto, model.opset), make_batch_dynamic(proto), widen(proto)]
+    proto.meta[PREPARED] = True
+    return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))

@@ -1,0 +1,76 @@
+"""Half-precision models compute in float32: relevance needs the range, and onnxruntime's CPU provider does so anyway."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxlrp.storage import array_of
+
+HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+
+
+def widen(model: ir.Model) -> str:
+    """Turn every half-precision tensor into float32, in place; inputs and outputs keep their declared type.
+
+    Weights stay as they are in the file, behind a Cast that is folded when the session starts.
+    returns: what was done, in words; "" when the model has no half-precision tensors.
+    """
+    graph = model.graph
+    if not any(_is_half(value) for node in graph for value in node.outputs):
+        return ""
+    for value in [*graph.inputs, *graph.initializers.values()]:
+        if _is_half(value):
+            _cast_behind(graph, value)
+    for node in graph:
+        _widen_attributes(node)
+        for value in node.outputs:
+            if _is_half(value):
+                value.dtype = ir.DataType.FLOAT
+    for index, value in enumerate(list(graph.outputs)):
+        declared = value.meta.pop("declared", None)
+        if declared is not None:
+            graph.outputs[index] = _cast_in_front(graph, value, declared)
+    return "Half-precision tensors are computed in float32; inputs and outputs keep their type."
+
+
+def _is_half(value: ir.Value) -> bool:
+    return value.dtype in HALVES
+
+
+def _cast_behind(graph: ir.Graph, value: ir.Value) -> None:
+    node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{value.name}/widened")
+    wide = node.outputs[0]
+    wide.name, wide.dtype, wide.shape = f"{value.name}/float32", ir.DataType.FLOAT, value.shape
+    users = [use for use in value.uses() if use.node is not node]
+    for use in users:
+        use.node.replace_input_with(use.idx, wide)
+    if len(graph):
+        graph.insert_before(graph[0], node)
+
+
+def _widen_attributes(node: ir.Node) -> None:
+    """Casts to half become casts to float32, constants of half values are widened."""
+    to = node.attributes.get("to")
+    if node.op_type == "Cast" and to is not None and ir.DataType(to.value) in HALVES:
+        if node.outputs[0].is_graph_output():
+            node.outputs[0].meta["declared"] = ir.DataType(to.value)
+        node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+    elif any(_is_half(value) and value.is_graph_output() for value in node.outputs):
+        for value in node.outputs:
+            if _is_half(value) and value.is_graph_output():
+                value.meta["declared"] = value.dtype
+    value = node.attributes.get("value")
+    if value is not None and value.type == ir.AttributeType.TENSOR and value.value.dtype in HALVES:
+        array = array_of(value.value).astype(np.float32)
+        node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+
+
+def _cast_in_front(graph: ir.Graph, value: ir.Value, declared: ir.DataType) -> ir.Value:
+    """The output under its own name and type; the float32 value gets another name."""
+    name = value.name
+    value.name = f"{name}/float32"
+    node = ir.node("Cast", [value], {"to": declared}, name=f"{name}/narrowed")
+    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, declared, value.shape
+    graph.append(node)
+    return node.outputs[0]
