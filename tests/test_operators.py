@@ -1,0 +1,350 @@
+"""The table: every operator with a record, over every case of the standard's own suite that has a gradient.
+
+The compiled gradient, all floating-point inputs at once and with a random cotangent, agrees with directional central
+differences of onnxruntime's forward pass; LRP gives finite numbers. `python tests/test_operators.py` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from node_cases import FED, FIXED, Array, Case, cases_of
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxlrp
+from onnxlrp.errors import Unsupported
+from onnxlrp.rules.registry import Operator, lookup, operators, register
+
+STEP = 1e-3
+"""Of each input's own size: small enough to miss most kinks, large enough for float32."""
+
+ROUNDING = 2e-6
+"""Of the size of the explained sum: a dozen units of the last place of float32."""
+
+TOLERANCE = 3e-3
+"""Of the size of the derivative: what a central difference with this step leaves over in float32."""
+
+DIRECTIONS, TRIES, FEW = 3, 24, 16
+
+EXCEPTIONS = {
+    "test_maxunpool_export_with_output_shape": "onnxruntime reads positions in the given shape, the standard not",
+}
+"""Case name → why the check does not hold there."""
+
+WITHOUT_GRADIENT = {
+    **dict.fromkeys(
+        ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"), "gives truth values"
+    ),
+    **dict.fromkeys(("And", "Or", "Xor", "Not"), "works on truth values"),
+    "QuantizeLinear": "gives whole numbers",
+    "DequantizeLinear": "reads whole numbers",
+}
+"""Operators with a relevance rule that no finite difference can say anything about."""
+
+REFUSALS = ("training mode", "The statistics of")
+"""What a rule may refuse at any time; everything else may be refused only where sizes are known at run time alone."""
+OPERATORS = sorted(
+    operator.op_type for operator in operators() if not operator.domain and operator.op_type not in WITHOUT_GRADIENT
+)
+
+
+@dataclass
+class Tally:
+    """What became of an operator's cases.  checked : (case, output) pairs that agree, by form"""
+
+    checked: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+@pytest.mark.parametrize("op_type", OPERATORS)
+def test_gradient_agrees_with_finite_differences(op_type: str) -> None:
+    tally = check_operator(op_type)
+    assert tally.checked[FIXED], f"no case covers {op_type}: add one to node_cases.py. Left out: {dict(tally.left_out)}"
+
+
+def check_operator(op_type: str) -> Tally:
+    tally = Tally()
+    for case in cases_of(op_type):
+        if not isinstance(case, Case):
+            tally.left_out[case[1]] += 1
+        elif case.name in EXCEPTIONS:
+            tally.left_out[EXCEPTIONS[case.name]] += 1
+        else:
+            for output in case.float_outputs:
+                try:
+                    check_gradient(case, output)
+                    check_relevance(case, output)
+                    tally.checked[case.form] += 1
+                except NoDirection as reason:
+                    tally.left_out[str(reason)] += 1
+                except Unsupported as error:
+                    if case.form == FIXED and not any(words in str(error) for words in REFUSALS):
+                        raise
+                    tally.left_out[f"{case.form}: {str(error).splitlines()[0]}"] += 1
+    return tally
+
+
+# --- the check -------------------------------------------------------------------------------------------------------
+
+
+class NoDirection(Exception):  # noqa: N818 - no error: the case has no point at which it is smooth
+    """Why finite differences say nothing here."""
+
+
+def explainer_of(case: Case, output: str, method: str) -> onnxlrp.Explainer:
+    """On the CPU and in one piece: the first axis of these inputs does not count samples."""
+    return onnxlrp.Explainer(
+        case.model,
+        method=method,
+        inputs=list(case.explained),
+        output=output,
+        providers="cpu",
+        batch_size=10**9,
+    )
+
+
+def check_gradient(case: Case, output: str) -> None:
+    """Errors: AssertionError where gradient and differences disagree; NoDirection where there is no telling."""
+    rng = np.random.default_rng(0)
+    explainer = explainer_of(case, output, "gradient")
+    probe = Probe(case, output, rng)
+    agreed = 0
+    for attempt in range(TRIES):
+        if attempt and attempt % 4 == 0:
+            probe.move()
+        if probe.gradient is None:
+            probe.gradient = explainer.explain(probe.feeds, target=probe.cotangent).relevance
+        agreed += probe.agrees(few=attempt % 2 == 1)
+        if agreed == DIRECTIONS:
+            return
+    if not agreed:
+        raise NoDirection("kinked or lost in rounding at every point and in every direction tried")
+
+
+def check_relevance(case: Case, output: str) -> None:
+    """LRP gives finite numbers of the right shape, and what promises to conserve exactly does."""
+    explainer = explainer_of(case, output, "lrp")
+    probe = Probe(case, output, np.random.default_rng(0))
+    found = explainer.explain(case.feeds, target=probe.cotangent).relevance
+    for name in case.explained:
+        assert found[name].shape == case.feeds[name].shape, (
+            f"{case}: relevance of '{name}' has shape {found[name].shape}"
+        )
+        assert np.isfinite(found[name]).all(), f"{case}: relevance of '{name}' is not finite"
+    if all(decision.conserves == "exactly" for decision in explainer.plan):
+        start = probe.cotangent.astype(float) * probe.forward(case.feeds)
+        arrived = sum(float(relevance.astype(float).sum()) for relevance in found.values())
+        assert abs(arrived - start.sum()) <= 1e-5 * np.abs(start).sum(), f"{case}: {arrived} of {start.sum()} arrived"
+
+
+def _typed(values: Any, like: Array) -> Array:
+    return np.asarray(values, like.dtype)
+
+
+class Probe:
+    """One point, one cotangent, and the slope there in random directions."""
+
+    def __init__(self, case: Case, output: str, rng: np.random.Generator) -> None:
+        self.case, self.rng, self.feeds = case, rng, dict(case.feeds)
+        session = case.session()
+        self.forward: Callable[[dict[str, Array]], Array] = lambda feeds: session.run([output], feeds)[0]
+        shape = self.forward(self.feeds).shape
+        self.cotangent = rng.normal(size=shape).astype(np.float32)
+        self.gradient: dict[str, Array] | None = None
+        self.size = {name: max(float(np.std(case.feeds[name])), 0.1) for name in case.explained}
+
+    def move(self) -> None:
+        """Off a kink: the data of many cases are whole numbers."""
+        moved = {
+            name: _typed(array + 0.1 * self.size[name] * self.rng.normal(size=array.shape), array)
+            for name, array in self.case.feeds.items()
+            if name in self.case.explained
+        }
+        try:
+            output = self.forward(self.case.feeds | moved)
+            if output.shape == self.cotangent.shape and np.isfinite(output).all():
+                self.feeds, self.gradient = self.case.feeds | moved, None
+        except Exception:  # onnxruntime's own: the point left the operator's domain, so stay
+            return
+
+    def agrees(self, *, few: bool) -> bool:
+        """True where differences and gradient agree, False where the direction is of no use.  Errors: AssertionError.
+
+        few : move few elements at once, so that a large input with many kinks has a smooth direction
+        """
+        assert self.gradient is not None
+        direction = {name: self._towards(self.feeds[name], few) * self.size[name] for name in self.case.explained}
+        middle, noise = self._value(direction, 0.0)
+        ends = {t: self._value(direction, t * STEP)[0] for t in (-1.0, -0.5, 0.5, 1.0)}
+        if not np.isfinite([middle, *ends.values()]).all():
+            return False
+        coarse, fine = (ends[1.0] - ends[-1.0]) / (2 * STEP), (ends[0.5] - ends[-0.5]) / STEP
+        corner = abs(ends[0.5] + ends[-0.5] - 2 * middle) / (STEP / 2)
+        parts = [np.sum(self.gradient[name].astype(float) * direction[name]) for name in direction]
+        products = [np.sum((self.gradient[name].astype(float) * direction[name]) ** 2) for name in direction]
+        ours, size = float(np.sum(parts)), float(np.sqrt(np.sum(products)))
+        rounding = ROUNDING * noise / STEP
+        allowed = TOLERANCE * max(size, abs(fine)) + rounding
+        if abs(coarse - fine) > allowed or corner > allowed:
+            return False
+        assert abs(ours - fine) <= allowed, (
+            f"{self.case}: along a random direction the compiled gradient gives {ours:.6g}, central differences "
+            f"{fine:.6g} (allowed {allowed:.2g})"
+        )
+        significant = max(size, abs(fine))
+        return rounding <= 0.05 * significant or significant <= rounding
+
+    def _towards(self, array: Array, few: bool) -> Array:
+        share = min(1.0, FEW / max(array.size, 1)) if few else 1.0
+        return self.rng.normal(size=array.shape) * (self.rng.random(array.shape) < share)  # type: ignore[no-any-return]
+
+    def _value(self, direction: dict[str, Array], t: float) -> tuple[float, float]:
+        """(Σ cotangent ⊙ output, the size of what is summed) at x + t·direction."""
+        moved = {name: _typed(self.feeds[name] + t * step, self.feeds[name]) for name, step in direction.items()}
+        output = self.forward(self.feeds | moved)
+        if output.shape != self.cotangent.shape:
+            return np.nan, np.nan
+        terms = self.cotangent.astype(float) * output.astype(float)
+        return float(np.sum(terms)), float(np.sqrt(np.sum(terms**2)))
+
+
+# --- the check is able to fail ---------------------------------------------------------------------------------------
+
+
+class ForgetsToAdd:
+    """A writer that scatters without addition."""
+
+    def __init__(self, emit: Any) -> None:
+        self._emit = emit
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "ScatterElements":
+            return lambda *inputs, reduction=None, **attributes: self._emit.ScatterElements(*inputs, **attributes)
+        return getattr(self._emit, name)
+
+
+def _forgets_to_add(operator: Operator) -> Callable[..., Any]:
+    return lambda step, g: operator.vjp(replace(step, emit=ForgetsToAdd(step.emit)), g)
+
+
+def _forgets(index: int) -> Callable[[Operator], Callable[..., Any]]:
+    def broken(operator: Operator) -> Callable[..., Any]:
+        return lambda step, g: [None if i == index else c for i, c in enumerate(operator.vjp(step, g))]
+
+    return broken
+
+
+def _as_it_is(operator: Operator) -> Callable[..., Any]:
+    return lambda step, g: [g, *[None] * (step.count - 1)]
+
+
+BROKEN = [
+    ("Tanh", lambda operator: lambda step, g: [g * (1.0 - step.y())]),
+    ("Relu", _as_it_is),
+    ("Clip", _as_it_is),
+    ("PRelu", _forgets(1)),
+    ("Pad", _forgets(2)),
+    ("MaxPool", _forgets_to_add),
+    ("Gather", _forgets_to_add),
+    ("Where", lambda operator: lambda step, g: [None, *operator.vjp(step, g)[:0:-1]]),
+    ("Transpose", lambda operator: lambda step, g: [step.emit.reshape_like(g, step.raw(0))]),
+    ("DepthToSpace", lambda operator: lambda step, g: [step.emit.reshape_like(g, step.raw(0))]),
+    ("Mul", lambda operator: lambda step, g: [g * step.x(0), g * step.x(1)]),
+    ("Gemm", _forgets(2)),
+]
+"""Operators with a gradient that is wrong: (operator, record → wrong vjp)."""
+
+
+@pytest.mark.parametrize(("op_type", "break_it"), BROKEN, ids=[op_type for op_type, _ in BROKEN])
+def test_a_wrong_gradient_is_caught(op_type: str, break_it: Callable[[Operator], Callable[..., Any]]) -> None:
+    operator = lookup(op_type)
+    assert operator is not None
+    with (
+        registered(replace(operator, vjp=break_it(operator))),
+        pytest.raises(AssertionError, match="central differences"),
+    ):
+        check_operator(op_type)
+
+
+def test_relevance_that_is_lost_is_caught() -> None:
+    operator = lookup("Concat")
+    assert operator is not None
+    with registered(replace(operator, vjp=_forgets(1)(operator))), pytest.raises(AssertionError, match="arrived"):
+        check_relevance(_first_case("Concat"), "output")
+
+
+def _first_case(op_type: str) -> Case:
+    return next(case for case in cases_of(op_type) if isinstance(case, Case))
+
+
+@contextmanager
+def registered(operator: Operator) -> Iterator[None]:
+    """Another record in the place of the operator's own, for a while."""
+    own = lookup(operator.op_type)
+    assert own is not None
+    register(operator)
+    try:
+        yield
+    finally:
+        register(own)
+
+
+# --- corners ---------------------------------------------------------------------------------------------------------
+
+CORNERS = np.array([-1e4, -100, -3, -1, -1e-10, -0.0, 0, 1e-10, 0.5, 1, 3, 100, 1e4], np.float32)
+
+
+@pytest.mark.parametrize("op_type", [operator.op_type for operator in operators() if operator.derivative is not None])
+def test_derivative_is_finite_where_the_operator_is(op_type: str) -> None:
+    graph = helper.make_graph(
+        [helper.make_node(op_type, ["x"], ["y"])],
+        "corners",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [13])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [13])],
+    )
+    opset = max(18, onnx.defs.get_schema(op_type).since_version)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", min(opset, 24))], ir_version=10)
+    explainer = onnxlrp.Explainer(model, method="gradient", output="y", providers="cpu")
+    defined = np.isfinite(explainer.predict({"x": CORNERS})["y"])
+    found = explainer.explain({"x": CORNERS}, target=np.ones(13, np.float32)).relevance["x"]
+    assert np.isfinite(found[defined]).all(), dict(zip(CORNERS[defined].tolist(), found[defined].tolist(), strict=True))
+
+
+# --- whole numbers as the explained input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op_type", ["Gather", "OneHot"])
+def test_tokens_get_the_relevance_of_what_they_look_up(op_type: str) -> None:
+    tokens = np.array([[3, 0, 0], [1, 4, 3]])
+    constants = {
+        "Gather": [("table", np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))],
+        "OneHot": [("depth", np.array(5)), ("values", np.array([0.0, 1.0], np.float32))],
+    }[op_type]
+    names = ["tokens", *(name for name, _ in constants)]
+    node = helper.make_node(op_type, names[::-1] if op_type == "Gather" else names, ["y"])
+    graph = helper.make_graph(
+        [node],
+        "tokens",
+        [helper.make_tensor_value_info("tokens", TensorProto.INT64, ["batch", "length"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "length", "wide"])],
+        [numpy_helper.from_array(array, name) for name, array in constants],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    explainer = onnxlrp.Explainer(model, method="lrp", output="y", providers="cpu")
+    y = explainer.predict({"tokens": tokens})["y"]
+    seed = np.random.default_rng(1).normal(size=y.shape).astype(np.float32)
+    found = explainer.explain({"tokens": tokens}, target=seed).relevance["tokens"]
+    np.testing.assert_allclose(found, (seed * y).sum(-1), rtol=1e-5, atol=1e-6)
+
+
+if __name__ == "__main__":
+    for name in OPERATORS:
+        found = check_operator(name)
+        print(f"{name:<28} {found.checked[FIXED]:>4} fixed {found.checked[FED]:>4} fed   {dict(found.left_out) or ''}")
