@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
-from onnxlrp.errors import ChoiceError
+from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.rules.registry import Contribution, Family, LinearMap, Operator
 from onnxlrp.rules.step import Step
 
@@ -29,11 +29,11 @@ Part = Callable[[Emit, ir.Value], Contribution]
 
 @dataclass(frozen=True)
 class Term:
-    """sign · forward(part(x), weighted(w)): one product in a bracket. `part` gives None for a part that is all zero."""
+    """factor · forward(part(x), weighted(w)): one product in a bracket. `part` gives None for a part that is all zero."""
 
     part: Callable[[Step, LinearMap], Contribution]
     weighted: Callable[[Emit, Contribution], Contribution]
-    sign: float = 1.0
+    factor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,10 @@ class Rule:
 
 
 class Decomposition(Rule):
-    """A rule that is a table over a linear map."""
+    """A rule that is a table over a linear map.  needs_weights : whether it looks at weights one by one"""
 
     stabiliser: float = STABILISER
+    needs_weights: ClassVar[bool] = True
 
     @property
     def drops_zero(self) -> bool:
@@ -90,6 +91,11 @@ class Decomposition(Rule):
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         assert operator.linear_map is not None
         linear = operator.linear_map(step, step.signals[0])
+        if linear.signed and self.needs_weights:
+            raise Unsupported(
+                f"The rule '{self}' looks at the sign of each weight, and the weights of {step.unit} stand in no tensor. "
+                "Rules that fit it: epsilon, pass, gradient, stop."
+            )
         if step.account is not None and self.drops_zero:
             step.account("z = 0", step.emit.Where(step.emit.Equal(linear.output, 0.0), relevance, 0.0))
         contributions: list[Contribution] = [None] * step.count
@@ -113,6 +119,7 @@ class Epsilon(Decomposition):
     name: ClassVar[str] = "epsilon"
     conserves: ClassVar[str] = "up to bias"
     source: ClassVar[str] = "Bach et al. 2015, eq. 58"
+    needs_weights: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _require(self.eps >= 0, f"epsilon({self.eps:g}): the stabiliser is not negative")
@@ -156,6 +163,8 @@ class Gamma(Decomposition):
         return True
 
     def brackets(self, step: Step, linear: LinearMap) -> Sequence[Bracket]:
+        if linear.weight is None:
+            return self._without_weights()
         towards_positive, towards_negative = _favour_positive(self.gamma), _favour_negative(self.gamma)
         return [
             Bracket(
@@ -164,6 +173,15 @@ class Gamma(Decomposition):
             Bracket(
                 (Term(_positive, towards_negative), Term(_negative, towards_positive)), towards_negative, where="z < 0"
             ),
+        ]
+
+    def _without_weights(self) -> Sequence[Bracket]:
+        """Weights that stand in no tensor are ≥ 0 all of them: w + γw⁺ = (1 + γ)w, and w + γw⁻ = w."""
+        more = 1.0 + self.gamma
+        up, down = _favour_positive(self.gamma), _favour_negative(self.gamma)
+        return [
+            Bracket((Term(_positive, _same, more), Term(_negative, _same)), up, where="z > 0"),
+            Bracket((Term(_positive, _same), Term(_negative, _same, more)), down, where="z < 0"),
         ]
 
 
@@ -228,8 +246,8 @@ class ZBox(Decomposition):
             Bracket(
                 (
                     Term(_whole, _same),
-                    Term(_filled_with(self.low), _plus, sign=-1.0),
-                    Term(_filled_with(self.high), _minus, sign=-1.0),
+                    Term(_filled_with(self.low), _plus, factor=-1.0),
+                    Term(_filled_with(self.high), _minus, factor=-1.0),
                 ),
                 _none,
             )
@@ -283,9 +301,7 @@ def _cross(
     total: Contribution = None
     for term, part, weight in parts:
         back = linear.adjoint(s, weight)
-        share = part * back
-        if term.sign < 0:
-            share = -share
+        share = _times(part * back, term.factor)
         total = share if total is None else total + share
     if bias is not None and step.bias == "distribute":
         spread = _spread_bias(step, linear, s * bias)
@@ -306,12 +322,16 @@ def _denominator(
     z: Contribution = None
     for term, part, weight in parts:
         piece = linear.forward(part, weight)
-        if z is None:
-            z = piece if term.sign > 0 else -piece
+        if z is not None and term.factor == -1.0:
+            z = z - piece
         else:
-            z = z + piece if term.sign > 0 else z - piece
+            z = _times(piece, term.factor) if z is None else z + _times(piece, term.factor)
     assert z is not None
     return z if bias is None or step.bias == "drop" else z + bias
+
+
+def _times(value: ir.Value, factor: float) -> ir.Value:
+    return value if factor == 1.0 else -value if factor == -1.0 else value * float(factor)
 
 
 def _where(emit: Emit, where: str, z: ir.Value, relevance: ir.Value) -> ir.Value:

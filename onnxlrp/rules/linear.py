@@ -89,24 +89,25 @@ def gemm(step: Step) -> Bilinear:
 
     def left_adjoint(s: ir.Value, b: Contribution) -> ir.Value:
         if trans_a:
-            return emit.Gemm(b, s, alpha=alpha, transA=trans_b, transB=1)  # type: ignore[no-any-return]
-        return emit.Gemm(s, b, alpha=alpha, transB=1 - trans_b)  # type: ignore[no-any-return]
+            return emit.Gemm(b, s, transA=trans_b, transB=1)  # type: ignore[no-any-return]
+        return emit.Gemm(s, b, transB=1 - trans_b)  # type: ignore[no-any-return]
 
     def right_adjoint(s: ir.Value, a: Contribution) -> ir.Value:
         if trans_b:
-            return emit.Gemm(s, a, alpha=alpha, transA=1, transB=trans_a)  # type: ignore[no-any-return]
-        return emit.Gemm(a, s, alpha=alpha, transA=1 - trans_a)  # type: ignore[no-any-return]
+            return emit.Gemm(s, a, transA=1, transB=trans_a)  # type: ignore[no-any-return]
+        return emit.Gemm(a, s, transA=1 - trans_a)  # type: ignore[no-any-return]
 
     def bias_adjoint(s: ir.Value) -> ir.Value:
         dims = step.facts.dims(step.unit.outputs[0]) or (None, None)
         return unbroadcast(emit, step.facts, s if beta == 1 else s * beta, step.raw(2), dims)
 
     return Bilinear(
-        forward=lambda a, b: emit.Gemm(a, b, alpha=alpha, transA=trans_a, transB=trans_b),
+        forward=lambda a, b: emit.Gemm(a, b, transA=trans_a, transB=trans_b),
         adjoint=left_adjoint,
         weight_adjoint=right_adjoint,
         bias_adjoint=bias_adjoint,
         bias=(step.x(2) if beta == 1 else step.x(2) * beta) if step.has(2) else None,
+        scale=alpha,
     )
 
 

@@ -63,6 +63,7 @@ class LinearMap:
     weight  : the other factor; None where there is none, or its weights are known to be ≥ 0 (pooling, sums)
     bias    : broadcastable to z; None for none
     output  : z as the model computes it, bias included
+    signed  : weights of both signs that stand in no tensor; rules that look at each of them do not fit
     """
 
     operand: int
@@ -72,6 +73,7 @@ class LinearMap:
     forward: Callable[[ir.Value, Contribution], ir.Value]
     adjoint: Callable[[ir.Value, Contribution], ir.Value]
     output: ir.Value
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,12 +189,14 @@ softmax_like = _entry(Family.SOFTMAX, conserves="not")
 
 @dataclass(frozen=True)
 class Bilinear:
-    """z = forward(x, w) + bias, linear in x and in w: all that a linear operator has to declare.
+    """z = forward(x, scale·w) + bias, linear in x and in w: all that a linear operator has to declare.
 
     adjoint        : (s, w) → shaped like x
     weight_adjoint : (s, x) → shaped like w; None when there is no second factor
     bias_adjoint   : s → shaped like the bias
     others         : operand → its gradient, s → shaped like it, for operands that are no part of the linear map
+    scale          : a number that belongs to the weights, sign included: rules look at scale·w
+    signed         : as in `LinearMap`
     """
 
     forward: Callable[[ir.Value, Contribution], ir.Value]
@@ -202,6 +206,11 @@ class Bilinear:
     bias: Contribution = None
     weight: Contribution = None
     others: Mapping[int, Callable[[ir.Value], ir.Value]] = field(default_factory=dict)
+    scale: float = 1.0
+    signed: bool = False
+
+    def scaled(self, factor: ir.Value) -> ir.Value:
+        return factor if self.scale == 1.0 else factor * self.scale
 
 
 def linear(
@@ -229,10 +238,10 @@ def _bilinear_vjp(
     contributions: list[Contribution] = [None] * step.count
     data, weight = _factor_pair(step, factors)
     if step.signal(data):
-        contributions[data] = declared.adjoint(g, step.x(weight) if weight is not None else declared.weight)
+        contributions[data] = declared.adjoint(g, _weights(step, declared, weight))
     if weight is not None and step.signal(weight):
         assert declared.weight_adjoint is not None
-        contributions[weight] = declared.weight_adjoint(g, step.x(data))
+        contributions[weight] = declared.weight_adjoint(g, declared.scaled(step.x(data)))
     if addend is not None and step.signal(addend):
         assert declared.bias_adjoint is not None
         contributions[addend] = declared.bias_adjoint(g)
@@ -254,13 +263,14 @@ def _bilinear_map(
     data, weight = _factor_pair(step, factors)
     bias = declared.bias if addend is None or not step.has(addend) else (declared.bias or step.x(addend))
     if operand == data:
-        other = step.x(weight) if weight is not None else declared.weight
-        return LinearMap(operand, step.x(operand), other, bias, declared.forward, declared.adjoint, step.y())
+        other, forward, adjoint = _weights(step, declared, weight), declared.forward, declared.adjoint
+        return LinearMap(operand, step.x(operand), other, bias, forward, adjoint, step.y(), declared.signed)
     if operand == weight:
         assert declared.weight_adjoint is not None
         swapped = declared.weight_adjoint
+        fixed = declared.scaled(step.x(data))
         return LinearMap(
-            operand, step.x(operand), step.x(data), bias, lambda w, x: declared.forward(_value(x), w), swapped, step.y()
+            operand, step.x(operand), fixed, bias, lambda w, x: declared.forward(_value(x), w), swapped, step.y()
         )
     if operand != addend or declared.bias_adjoint is None:
         raise Unsupported(f"Operand {operand} of {step.unit} has a gradient and no relevance rule; use a gradient method.")
@@ -268,6 +278,10 @@ def _bilinear_map(
     b = step.x(operand)
     spread = declared.bias_adjoint
     return LinearMap(operand, b, None, z - b, lambda x, _: x, lambda s, _: spread(s), z)
+
+
+def _weights(step: Step, declared: Bilinear, weight: int | None) -> Contribution:
+    return declared.weight if weight is None else declared.scaled(step.x(weight))
 
 
 def _value(value: Contribution) -> ir.Value:

@@ -35,6 +35,7 @@ def resize(step: Step) -> Bilinear:
         forward=lambda x, _: step.emit.Resize(x, *others, **unextrapolated),
         adjoint=lambda s, _: _adjoint(step, s),
         bias=_extrapolated(step),
+        signed=_text(step, "mode") == "cubic",
     )
 
 
