@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class OneNode:
     operands  : arrays in the node's order, None for one left out; float64 is taken as float32
     explained : positions of the operands that are fed and get relevance; the others are initialisers
     fed       : positions of further operands that are fed, so that their values are known at run time only
-    symbolic  : whether the shapes of what is fed are symbolic
+    symbolic  : whether the shapes of what is explained are symbolic
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class OneNode:
         graph = helper.make_graph(
             [helper.make_node(op_type, names, list(outputs), **attributes)],
             op_type,
-            [_declared(name, arrays[name], symbolic) for name in inputs],
+            [_declared(name, arrays[name], symbolic and name in self.explained) for name in inputs],
             [onnx.ValueInfoProto(name="y")],
             [numpy_helper.from_array(array, name) for name, array in arrays.items() if name not in inputs],
         )
@@ -77,9 +78,13 @@ class OneNode:
             self.model, method=method, inputs=self.explained, output="y", providers="cpu", batch_size=10**9, **choices
         )
 
+    @functools.cached_property
+    def _gradient_explainer(self) -> onnxlrp.Explainer:
+        return self.explainer("gradient")
+
     def gradient(self, cotangent: Array) -> list[Array]:
         """Per explained operand, shaped like it."""
-        found = self.explainer("gradient").explain(self.feeds, target=_single(cotangent)).relevance
+        found = self._gradient_explainer.explain(self.feeds, target=_single(cotangent)).relevance
         return [found[name] for name in self.explained]
 
     def relevance(self, incoming: Array, rule: str = "own", bias: str = "absorb") -> list[Array]:

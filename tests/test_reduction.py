@@ -62,7 +62,7 @@ RULES = {"ReduceSum": "epsilon(1e-6)", "ReduceMean": "epsilon(1e-6)"} | dict.fro
 
 OPERATORS = sorted(GRADIENTS)
 
-AXES = [None, [1], [-1], [0, 2], [2, 0], [-3, 1], []]
+AXES = [None, [-2], [2, 0], [0, 1], []]
 
 FORMS = {"attribute": 16, "constant": 18, "run time": 18}
 """Where the axes stand → opset."""
@@ -101,9 +101,7 @@ def reduction(op_type: str, x: Array, axes: list[int] | None, form: str = "const
 @pytest.mark.parametrize("op_type", OPERATORS)
 def test_gradient_and_relevance_equal_the_dense_twin(op_type: str, form: str) -> None:
     x = data_for(op_type)
-    for axes, keepdims in itertools.product(AXES, (0, 1)):
-        if form != "constant" and axes == []:
-            continue
+    for axes, keepdims in itertools.product(AXES if form == "constant" else AXES[:3], (0, 1)):
         node = reduction(op_type, x, axes, form, keepdims=keepdims, symbolic=bool(keepdims))
         incoming = normal(*node.y.shape, seed=1)
         everything = axes or None
