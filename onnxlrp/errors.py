@@ -48,7 +48,11 @@ class Unsupported(OnnxlrpError):
 
 
 class NoRule(Unsupported):
-    """Operators on the way from the explained inputs to the target have no rule."""
+    """Operators on the way from the explained inputs to the target have no rule; `missing`: operator → node names."""
+
+    def __init__(self, message: str, missing: dict[str, list[str]] | None = None) -> None:
+        super().__init__(message)
+        self.missing = missing or {}
 
 
 class NeedsShape(Unsupported):

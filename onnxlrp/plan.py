@@ -134,7 +134,8 @@ def _require_rules(path: Sequence[Unit], explained: Sequence[ir.Value], target: 
         f"{len(missing)} operators between {names} and '{target.name}' have no relevance rule.\n"
         + "\n".join(lines)
         + "\nRun `onnxlrp inspect MODEL` for the whole picture, or use a method that only runs the model: "
-        "--method occlusion or --method finite-difference."
+        "--method occlusion or --method finite-difference.",
+        {op_type: [unit.name for unit in units] for op_type, units in sorted(missing.items())},
     )
 
 
