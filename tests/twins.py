@@ -119,6 +119,10 @@ def batch_norm(channels: int) -> list[Any]:
     return [X, (channels,), (channels,), (channels,), positive(channels)]
 
 
+def normalised(channels: int) -> tuple[str, Sequence[Any], dict[str, Any]]:
+    return ("BatchNormalization", batch_norm(channels), {})
+
+
 def scales(*numbers: float) -> list[Any]:
     return [X, "", np.array(numbers, np.float32)]
 
@@ -126,6 +130,8 @@ def scales(*numbers: float) -> list[Any]:
 def axes(*numbers: int) -> Array:
     return np.array(numbers, np.int64)
 
+
+UPPER, LOWER = "SAME_UPPER", "SAME_LOWER"
 
 IMAGE, WIDE = (2, 3, 5, 6), (1, 4, 5, 6)
 
@@ -144,15 +150,15 @@ LAYERS: list[Layer] = [
     layer("conv-2d-groups", WIDE, "Conv", X, (6, 2, 3, 3), (6,), group=2, pads=[1, 1, 1, 1]),
     layer("conv-2d-groups-strides", WIDE, "Conv", X, (6, 2, 3, 3), (6,), group=2, strides=[2, 2], pads=[1, 1, 1, 1]),
     layer("conv-2d-depthwise", WIDE, "Conv", X, (4, 1, 3, 3), (4,), group=4, pads=[1, 1, 1, 1]),
-    layer("conv-2d-same-upper", (1, 2, 6, 5), "Conv", X, (3, 2, 3, 2), (3,), auto_pad="SAME_UPPER", strides=[2, 1]),
-    layer("conv-2d-same-lower", (1, 2, 6, 5), "Conv", X, (3, 2, 3, 2), (3,), auto_pad="SAME_LOWER", strides=[2, 1]),
+    layer("conv-2d-same-upper", (1, 2, 6, 5), "Conv", X, (3, 2, 3, 2), (3,), auto_pad=UPPER, strides=[2, 1]),
+    layer("conv-2d-same-lower", (1, 2, 6, 5), "Conv", X, (3, 2, 3, 2), (3,), auto_pad=LOWER, strides=[2, 1]),
     layer("conv-2d-valid", (1, 2, 6, 5), "Conv", X, (3, 2, 3, 2), (3,), auto_pad="VALID", strides=[2, 2]),
     layer("conv-3d", (1, 2, 4, 4, 3), "Conv", X, (3, 2, 2, 3, 2), (3,), strides=[2, 1, 1], pads=[1, 0, 0, 0, 1, 1]),
     # transposed convolutions
     layer("conv-transpose-1d", (2, 3, 5), "ConvTranspose", X, (3, 4, 3), (4,), strides=[2], pads=[1, 0]),
     layer("conv-transpose-2d", (2, 3, 3, 4), "ConvTranspose", X, (3, 2, 2, 2), (2,), strides=[2, 2]),
     layer("conv-transpose-2d-no-bias", (1, 3, 3, 4), "ConvTranspose", X, (3, 2, 3, 3), pads=[1, 1, 1, 1]),
-    layer("conv-transpose-pads", (1, 2, 4, 4), "ConvTranspose", X, (2, 3, 3, 3), (3,), strides=[2, 1], pads=[2, 0, 1, 1]),
+    layer("conv-transpose-pads", (1, 2, 4, 3), "ConvTranspose", X, (2, 3, 3, 3), strides=[2, 1], pads=[2, 0, 1, 1]),
     layer("conv-transpose-groups", (1, 4, 3, 3), "ConvTranspose", X, (4, 3, 2, 3), (6,), group=2, strides=[1, 2]),
     layer("conv-transpose-dilations", (1, 2, 3, 4), "ConvTranspose", X, (2, 3, 2, 2), (3,), dilations=[2, 3]),
     layer(
@@ -165,11 +171,11 @@ LAYERS: list[Layer] = [
     ),
     layer(
         "conv-transpose-same-upper", (1, 2, 3, 3), "ConvTranspose", X, (2, 3, 3, 3), (3,),
-        strides=[2, 2], auto_pad="SAME_UPPER",
+        strides=[2, 2], auto_pad=UPPER,
     ),
     layer(
         "conv-transpose-same-lower", (1, 2, 3, 3), "ConvTranspose", X, (2, 3, 3, 3), (3,),
-        strides=[2, 2], auto_pad="SAME_LOWER",
+        strides=[2, 2], auto_pad=LOWER,
     ),
     layer("conv-transpose-3d", (1, 2, 2, 3, 2), "ConvTranspose", X, (2, 2, 2, 2, 2), (2,), strides=[2, 1, 2]),
     # dense layers
@@ -236,8 +242,8 @@ LAYERS: list[Layer] = [
         "average-pool-dilations", (1, 2, 7, 6), "AveragePool", X, opset=19,
         kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 0, 1, 0],
     ),
-    layer("average-pool-same", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"),
-    layer("average-pool-same-lower", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_LOWER"),
+    layer("average-pool-same", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2, 2], auto_pad=UPPER),
+    layer("average-pool-lower", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2, 2], auto_pad=LOWER),
     layer("average-pool-1d", (2, 2, 7), "AveragePool", X, kernel_shape=[3], strides=[2], pads=[1, 1]),
     layer("average-pool-3d", (1, 2, 3, 4, 4), "AveragePool", X, kernel_shape=[2, 2, 3], pads=[0, 1, 0, 0, 0, 1]),
     layer("global-average-pool", (2, 3, 3, 4), "GlobalAveragePool", X),
@@ -259,21 +265,27 @@ LAYERS: list[Layer] = [
     ),
     layer("resize-cubic", (1, 1, 4, 4), "Resize", *scales(1, 1, 2, 2), mode="cubic"),
     # several nodes, one layer
-    chain("conv+bn", IMAGE, ("Conv", [X, (4, 3, 3, 3), (4,)], {"pads": [1, 1, 1, 1]}), ("BatchNormalization", batch_norm(4), {})),
-    chain("conv-no-bias+bn", IMAGE, ("Conv", [X, (4, 3, 3, 3)], {"strides": [2, 2]}), ("BatchNormalization", batch_norm(4), {})),
-    chain("conv-groups+bn", WIDE, ("Conv", [X, (6, 2, 3, 3), (6,)], {"group": 2}), ("BatchNormalization", batch_norm(6), {})),
+    chain("conv+bn", IMAGE, ("Conv", [X, (4, 3, 3, 3), (4,)], {"pads": [1, 1, 1, 1]}), normalised(4)),
+    chain("conv-no-bias+bn", IMAGE, ("Conv", [X, (4, 3, 3, 3)], {"strides": [2, 2]}), normalised(4)),
+    chain("conv-groups+bn", WIDE, ("Conv", [X, (6, 2, 3, 3), (6,)], {"group": 2}), normalised(6)),
     chain(
         "conv-transpose-groups+bn", (1, 4, 3, 3),
         ("ConvTranspose", [X, (4, 3, 2, 2), (6,)], {"group": 2, "strides": [2, 2]}),
-        ("BatchNormalization", batch_norm(6), {}),
+        normalised(6),
     ),
-    chain("conv+mul+add", IMAGE, ("Conv", [X, (4, 3, 3, 3)], {}), ("Mul", [(4, 1, 1), X], {}), ("Add", [X, (1, 4, 1, 1)], {})),
-    chain("conv+sub+div", IMAGE, ("Conv", [X, (4, 3, 3, 3), (4,)], {}), ("Sub", [X, (4, 1, 1)], {}), ("Div", [X, (4, 1, 1)], {})),
+    chain(
+        "conv+mul+add", IMAGE,
+        ("Conv", [X, (4, 3, 3, 3)], {}), ("Mul", [(4, 1, 1), X], {}), ("Add", [X, (1, 4, 1, 1)], {}),
+    ),
+    chain(
+        "conv+sub+div", IMAGE,
+        ("Conv", [X, (4, 3, 3, 3), (4,)], {}), ("Sub", [X, (4, 1, 1)], {}), ("Div", [X, (4, 1, 1)], {}),
+    ),
     chain("matmul+add", (3, 5), ("MatMul", [X, (5, 4)], {}), ("Add", [X, (4,)], {})),
     chain("matmul-3d+add", (2, 3, 5), ("MatMul", [X, (5, 4)], {}), ("Add", [(4,), X], {})),
-    chain("matmul+bn", (3, 5), ("MatMul", [X, (5, 4)], {}), ("BatchNormalization", batch_norm(4), {})),
+    chain("matmul+bn", (3, 5), ("MatMul", [X, (5, 4)], {}), normalised(4)),
     chain("gemm+mul+add", (3, 5), ("Gemm", [X, (5, 4), (4,)], {}), ("Mul", [X, (4,)], {}), ("Add", [X, (4,)], {})),
-    chain("gemm-trans-b+bn", (3, 5), ("Gemm", [X, (4, 5), (4,)], {"transB": 1}), ("BatchNormalization", batch_norm(4), {})),
+    chain("gemm-trans-b+bn", (3, 5), ("Gemm", [X, (4, 5), (4,)], {"transB": 1}), normalised(4)),
 ]
 
 
@@ -296,7 +308,7 @@ RULES: list[Rule] = [
     ("flat",),
 ]
 
-BIASED_RULES = [("epsilon", 1e-6), ("epsilon", 0.25), ("gamma", 0.25), ("alpha-beta", 2.0, 1.0), ("z-plus",), ("w-square",)]
+BIASED_RULES: list[Rule] = [RULES[0], RULES[2], RULES[3], RULES[5], RULES[7], RULES[9]]
 """Rules in which the bias has a part."""
 
 Term = tuple[Array, Array]
@@ -315,17 +327,18 @@ class Bracket:
 
 @dataclass(frozen=True)
 class Twin:
-    """relevance : as the formula has it, float64        scale : the same sums without cancellation, times their condition
+    """relevance : as the formula has it, float64
+    scale     : the same sums without cancellation, times their condition
 
-    Each float32 operation is off by at most 2⁻²⁴ of its result, so an error is some roundings · 2⁻²⁴ · scale, element by
-    element. That is the tightest tolerance that is fair to an order of summation nobody promised.
+    Each float32 operation is off by at most 2⁻²⁴ of its result, so an error is some roundings · 2⁻²⁴ · scale, element
+    by element. That is the tightest tolerance that is fair to an order of summation nobody promised.
     """
 
     relevance: Array
     scale: Array
 
     def roundings(self, ours: Array) -> float:
-        """How many times 2⁻²⁴ · scale the worst element is off; infinite for NaN, or for anything where nothing may be."""
+        """How many times 2⁻²⁴ · scale the worst element is off; infinite for NaN, and for anything where scale is 0."""
         if ours.shape != self.relevance.shape or not np.isfinite(ours).all():
             return float("inf")
         off = np.abs(ours.astype(np.float64) - self.relevance) * 2.0**24
@@ -382,6 +395,11 @@ def brackets(rule: Rule, x: Array, A: Array, b: Array, connected: Array, weightl
         case ("flat",):
             return [Bracket([(np.ones_like(x), connected)], nothing)]
     raise ValueError(f"no twin for {rule}")
+
+
+def fits(layer: Layer, rule: Rule) -> bool:
+    """Cubic interpolation has negative weights and no tensor that holds them, so only whole sums are for it."""
+    return rule[0] == "epsilon" or layer.name != "resize-cubic"
 
 
 def spread(taken: Array, connected: Array) -> Array:
