@@ -52,7 +52,7 @@ class Commands(click.Group):
             code = INTERRUPTED
         except BrokenPipeError:
             raise
-        except Exception as error:  # noqa: BLE001 - this is the one place that answers for everything unforeseen
+        except Exception as error:
             code = _say(error, debug=bool(ctx.params.get("debug")) or bool(os.environ.get("ONNXLRP_DEBUG")))
         raise click.exceptions.Exit(code)
 

@@ -38,7 +38,7 @@ MOST_ROWS = 40
 @provider_option
 @batch_option
 @click.option("--reduce", "how", type=click.Choice(list(REDUCTIONS)), help="Over channels.  [default: sum; abs-sum for magnitudes]")
-@click.option("--percentile", type=float, metavar="P", help="Magnitude that gets the full colour, such as 99.  [default: the largest]")
+@click.option("--percentile", type=float, metavar="P", default=99.5, show_default=True, help="Of all magnitudes: the one that gets the full colour; 100 is the largest.")
 @click.option("--scale", type=click.Choice(["image", "shared"]), default="image", show_default=True, help="One colour scale per file, or one for all.")
 @click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
 @click.option("--figure/--no-figure", default=True, show_default=True, help="A titled figure with colour bars per file.")

@@ -14,8 +14,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-NARROWEST = 60
-
 
 def stdout() -> Console:
     """Made anew for each print, because tests and pipes exchange sys.stdout."""
@@ -47,7 +45,10 @@ def print_table(rows: Iterable[Sequence[object]], headings: Sequence[str], numbe
         table.add_column(heading, justify="right" if position in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
-    stdout().print(table, highlight=False)
+    console = stdout()
+    with console.capture() as captured:
+        console.print(table, highlight=False)
+    click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 @contextmanager

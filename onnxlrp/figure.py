@@ -195,7 +195,7 @@ def _laid_out(columns: int, drawn: Map | Picture, title: str) -> tuple[Figure, A
 
 def _show(axis: Any, picture: Picture, title: str) -> None:
     axis.imshow(picture, interpolation="nearest", cmap="gray", vmin=0, vmax=255)
-    axis.set_title(textwrap.fill(title, 32), fontsize=10, parse_math=False)
+    axis.set_title("\n".join(textwrap.fill(line, 32) for line in title.splitlines()), fontsize=10, parse_math=False)
     axis.set_xticks([])
     axis.set_yticks([])
     for edge in axis.spines.values():

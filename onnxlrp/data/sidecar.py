@@ -148,10 +148,11 @@ class Sidecar:
         """Lowest and highest value of the model's input, per channel, for the z-box rule.
 
         `box` where it is said, else what pixels 0…255 become. Shaped to broadcast over the layout: (1, channel, 1, 1)
-        for NCHW (the default), (1, 1, 1, channel) for NHWC. InputError where neither box nor preprocessing is said.
+        for NCHW (a picture's default), (1, 1, 1, channel) for NHWC; a number for all channels of anything that is no
+        picture stays a number, which fits every rank. InputError where neither box nor preprocessing is said.
         """
         low, high = self.box or self._pixel_range()
-        layout = self.layout or "NCHW"
+        layout = self.layout or ("NCHW" if self._is_picture or isinstance(low, tuple) or isinstance(high, tuple) else "")
         return self._along_channels("box", low, layout), self._along_channels("box", high, layout)
 
     @staticmethod
@@ -166,8 +167,12 @@ class Sidecar:
         """How messages call this sidecar."""
         return str(self.source) if self.source else "sidecar"
 
+    @property
+    def _is_picture(self) -> bool:
+        return self.kind == "image" or {self.preprocessing, self.scale, self.mean, self.std} != {None}
+
     def _pixel_range(self) -> tuple[Levels, Levels]:
-        if self.kind != "image" and {self.preprocessing, self.scale, self.mean, self.std} == {None}:
+        if not self._is_picture:
             raise InputError(
                 f"{self.where}: says neither box nor preprocessing, so the range of the input is not known. "
                 'Add box = [low, high] or preprocessing = "imagenet".'

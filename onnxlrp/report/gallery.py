@@ -29,8 +29,7 @@ from onnxlrp.report.summary import (
     VERSION,
     Prediction,
     as_json,
-    class_scores,
-    least_believable,
+    doubt,
     model_as_dict,
     prediction_as_dict,
     predictions,
@@ -54,7 +53,7 @@ class Style:
     """
 
     how: str | None = None
-    percentile: float | None = None
+    percentile: float | None = 99.5
     scale: str = "image"
     format: str = "png"
     figure: bool = True
@@ -354,10 +353,8 @@ class Gallery:
     def _doubt(self) -> None:
         """Say so where the top predictions are hardly better than chance: wrong preprocessing looks like that."""
         tops = [entry.predictions[0].probability for entry in self.entries if entry.predictions]
-        known = [top for top in tops if top is not None]
-        if known:
-            text = doubt(known, self._classes)
-            self._warnings |= {text: None} if text else {}
+        text = doubt([top for top in tops if top is not None], self._classes)
+        self._warnings |= {text: None} if text else {}
 
     @property
     def _classes(self) -> int:
@@ -384,20 +381,6 @@ class Gallery:
             "warnings": list(self._warnings),
         }
         return as_json(document)  # type: ignore[no-any-return]
-
-
-def doubt(top_probabilities: Sequence[float], classes: int) -> str:
-    """A sentence where the middle one of the top probabilities is too low to believe in the preprocessing; else ""."""
-    if classes < 3:
-        return ""
-    middle, least = float(np.median(top_probabilities)), least_believable(classes)
-    if middle >= least:
-        return ""
-    whose = f"The top class of {classes} gets" if len(top_probabilities) == 1 else f"The top classes of {classes} get, in the middle,"
-    return (
-        f"{whose} only {middle:.1%} (below {least:.0%}): a trained classifier that is fed as it was trained is surer than "
-        "that. Is the preprocessing right? Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
-    )
 
 
 def preprocessing_as_dict(meaning: Meaning) -> dict[str, Any]:
@@ -436,4 +419,4 @@ def _as_file_name(tensor: str) -> str:
     return "".join(c if c.isalnum() or c in "._-" else "_" for c in tensor)
 
 
-__all__ = ["Entry", "Found", "Gallery", "Map", "Skipped", "Style", "class_scores", "doubt", "require_writable", "write_json"]
+__all__ = ["Entry", "Found", "Gallery", "Map", "Skipped", "Style", "require_writable", "write_json"]

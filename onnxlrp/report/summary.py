@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from onnxlrp.version import VERSION
 
 SUM_TOLERANCE = 1e-3
 """How far from 1 the sum of float16 probabilities may lie."""
+
+ENOUGH = 5
+"""Samples from which on their middle says more about the model than about the photos."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,29 @@ def as_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
     return np.asarray(powers / powers.sum())
 
 
-def least_believable(classes: int) -> float:
-    """The probability of the top class below which a prediction is doubted: 3/classes, at least 0.05, at most 0.5."""
-    return min(max(3.0 / classes, 0.05), 0.5)
+def doubt(top_probabilities: Sequence[float], classes: int) -> str:
+    """A sentence where the top classes get too little to believe in the preprocessing; else "".
+
+    The middle one counts, because single photos are hard. Measured on 100 ImageNet photos: fed as they were trained,
+    SqueezeNet's middle one is 0.65 and MobileNetV2's 0.91; fed otherwise 0.20 to 0.26, 0.61 (mean not subtracted: a third
+    of the answers still right), 0.41 to 0.43, 0.76 (half still right) and 0.14. Of single photos fed rightly 2 to 5 % lie
+    below 0.2, of those fed wrongly up to 63 %. Accuracy suffers before confidence does: no warning is no proof.
+    """
+    if classes < 3 or not top_probabilities:
+        return ""
+    middle, least = float(np.median(top_probabilities)), least_believable(classes, len(top_probabilities))
+    if middle >= least:
+        return ""
+    whose = f"The top class of {classes} gets" if len(top_probabilities) == 1 else f"The top classes of {classes} get, in the middle,"
+    return (
+        f"{whose} only {middle:.1%} (below {least:.0%}): a trained classifier that is fed as it was trained is surer than "
+        "that. Is the preprocessing right? Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
+    )
+
+
+def least_believable(classes: int, samples: int) -> float:
+    """The probability below which top classes are doubted: 0.3, of few samples 0.2, and 1.5 times chance at least."""
+    return max(0.3 if samples >= ENOUGH else 0.2, 1.5 / classes)
 
 
 def conservation_of(explanation: Explanation, sample: int) -> dict[str, float] | None:
