@@ -51,7 +51,8 @@ def _adjoint(step: Step, s: ir.Value) -> ir.Value:
     blocks = _blocks(step)
     if blocks is not None:
         return _sum_over_blocks(step, s, blocks)
-    for axis, position in _resized_axes(step):
+    last_axis_first = sorted(_resized_axes(step), reverse=True)  # one large product; what follows is smaller already
+    for axis, position in last_axis_first:
         s = _contract(step, s, _matrix(step, axis, position), axis)
     return s
 
