@@ -50,7 +50,7 @@ def _collect(emit: Emit, arrived: dict[ir.Value, list[ir.Value]], value: ir.Valu
     if not parts:
         return None
     if len(parts) > 1:
-        arrived[value] = parts = [emit.Sum(*parts)]
+        arrived[value] = parts = [emit.total(parts, value)]
     return parts[0]
 
 

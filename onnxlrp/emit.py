@@ -17,8 +17,8 @@ import onnx_ir as ir
 Literal = float | int | bool | Sequence[int] | Sequence[float] | np.ndarray
 Operand = ir.Value | Literal | None
 
-SMALLEST = 1e-30
-"""Added before a sign is taken: far below any stabiliser, and enough to make zero positive."""
+STEEP = 1e30
+"""Slope of the step function: everything below −1e-30 counts as negative, far below any stabiliser."""
 
 
 class Emit:
@@ -34,6 +34,7 @@ class Emit:
         self.scope = "lrp"
         self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
         self._names |= {value.name for value in graph.inputs}
+        self._nodes: set[ir.Node] = set()
         self._written: dict[tuple[Any, ...], tuple[ir.Value, ...]] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
 
@@ -57,6 +58,7 @@ class Emit:
             node = ir.node(op_type, operands, attributes, domain=domain, outputs=values, name=name)
             node.metadata_props.update(self.stamp)
             self.graph.append(node)
+            self._nodes.add(node)
             self._written[key] = tuple(node.outputs)
         written = self._written[key]
         return written[0] if outputs == 1 else written
@@ -133,19 +135,56 @@ class Emit:
 
         z : float tensor, any shape        eps : same unit as z, > 0        returns: same shape, |value| ≥ eps
         Zero must move too: a dead unit has z = 0 exactly, and 0/0 would spread NaN to every input.
-        Shrink with a negative bias is the whole formula in one pass over memory; it leaves only zero in place.
+        A steep HardSigmoid is the step that is 1 from zero on; on onnxruntime's CPU provider it costs a fifth of Where.
         Source: Bach et al. 2015, the epsilon rule.
         """
         if nonnegative:
             return self.Add(z, eps)  # type: ignore[no-any-return]
-        return self.Shrink(self.Add(z, SMALLEST), lambd=0.0, bias=-float(eps))  # type: ignore[no-any-return]
+        step = self.HardSigmoid(z, alpha=STEEP, beta=1.0)
+        return self.Add(z, self.Sub(self.Mul(step, 2.0 * eps), eps))  # type: ignore[no-any-return]
 
     def quotient(self, r: ir.Value, z: ir.Value, eps: float, *, nonnegative: bool = False) -> ir.Value:
-        """r / stabilise(z, eps); with eps = 0 the quotient is 0 where z = 0 (LRP-0)."""
-        if eps > 0:
+        """r / stabilise(z, eps); with eps = 0 the quotient is 0 where z = 0 (LRP-0).
+
+        Relevance often travels as a product a ⊙ c that is formed for this division alone. With a = z, or a = max(z, 0),
+        the quotient is c ⊙ |a| / (|a| + eps), and the product is never formed.
+        """
+        if eps == 0:
+            zero = self.Equal(z, 0.0)
+            return self.Where(zero, 0.0, self.Div(r, self.Where(zero, 1.0, z)))  # type: ignore[no-any-return]
+        factored = self._as_product(r, z)
+        if factored is None:
             return self.Div(r, self.stabilise(z, eps, nonnegative=nonnegative))  # type: ignore[no-any-return]
-        zero = self.Equal(z, 0.0)
-        return self.Where(zero, 0.0, self.Div(r, self.Where(zero, 1.0, z)))  # type: ignore[no-any-return]
+        activation, multiplier = factored
+        size = activation if nonnegative or activation is not z else self.Abs(activation)
+        return self.Mul(multiplier, self.Div(size, self.Add(size, eps)))  # type: ignore[no-any-return]
+
+    def _as_product(self, r: ir.Value, z: ir.Value) -> tuple[ir.Value, ir.Value] | None:
+        """(a, c) where this writer wrote r = a ⊙ c with a = z or a = max(z, 0)."""
+        node = r.producer()
+        if node is None or node.op_type != "Mul" or node not in self._nodes:
+            return None
+        for a, c in (node.inputs, node.inputs[::-1]):
+            maker = a.producer() if a is not None else None
+            rectified = maker is not None and maker.op_type == "Relu" and maker.inputs[0] is z
+            if a is not None and c is not None and (a is z or rectified):
+                return a, c
+        return None
+
+    def total(self, parts: Sequence[ir.Value], value: ir.Value) -> ir.Value:
+        """Σ parts; value ⊙ Σ c_i where every part was written as value ⊙ c_i."""
+        if len(parts) == 1:
+            return parts[0]
+        factors = [self._cofactor(part, value) for part in parts]
+        if all(factor is not None for factor in factors):
+            return self.Mul(value, self.Sum(*factors))  # type: ignore[no-any-return]
+        return self.Sum(*parts)  # type: ignore[no-any-return]
+
+    def _cofactor(self, part: ir.Value, value: ir.Value) -> ir.Value | None:
+        node = part.producer()
+        if node is None or node.op_type != "Mul" or node not in self._nodes or value not in node.inputs:
+            return None
+        return node.inputs[1] if node.inputs[0] is value else node.inputs[0]
 
     def mask(self, condition: ir.Value) -> ir.Value:
         """A boolean tensor as 0.0 and 1.0."""

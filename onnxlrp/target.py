@@ -64,7 +64,8 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
         value = find_tensor(graph, logits, "logits tensor")
         asked = next((v for v in graph.outputs if v.dtype in FLOATS and v.shape == value.shape), value)
         return Output(asked, value, is_batched(asked, graph), "the sidecar's logits")
-    asked = next((value for value in graph.outputs if value.dtype in FLOATS), None)
+    floats = [value for value in graph.outputs if value.dtype in FLOATS]
+    asked = next((value for value in floats if _depends_on_input(value)), floats[0] if floats else None)
     because = "first float output"
     if asked is None:
         asked, because = _scores(graph.outputs[0]), "the scores behind the labels"
@@ -100,6 +101,20 @@ def is_batched(value: ir.Value, graph: ir.Graph) -> bool:
     if isinstance(first, int) and leading and all(isinstance(d, int) for d in leading):
         return first in leading
     return True
+
+
+def _depends_on_input(value: ir.Value) -> bool:
+    """Whether some input of the model is upstream; an exported constant is no prediction."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        current = waiting.pop()
+        if current.is_graph_input():
+            return True
+        node = current.producer()
+        fresh = [o for o in node.inputs if o is not None and o not in seen] if node is not None else []
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return False
 
 
 def _scores(value: ir.Value) -> ir.Value:

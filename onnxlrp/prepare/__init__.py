@@ -11,6 +11,7 @@ from dataclasses import replace
 from onnxlrp.model import Model
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
+from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.widen import widen
 
 PREPARED = "prepared"
@@ -21,6 +22,11 @@ def prepare(model: Model) -> Model:
     if PREPARED in model.proto.meta:
         return model
     proto = model.copy()
-    done = [forget_doubtful_sizes(proto, model.opset), make_batch_dynamic(proto), widen(proto)]
+    done = [
+        observe_unknown(proto),
+        forget_doubtful_sizes(proto, model.opset),
+        make_batch_dynamic(proto),
+        widen(proto),
+    ]
     proto.meta[PREPARED] = True
     return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))

@@ -98,7 +98,7 @@ def _agrees(model: ir.Model, trial: ir.Model, size: int) -> bool:
     random = np.random.default_rng(0)
     try:
         alone, together = Session(model, "cpu", optimise=False), Session(trial, "cpu", optimise=False)
-        first, second = (_random_feeds(model, random) for _ in range(2))
+        first, second = (random_feeds(model, random) for _ in range(2))
         separate = [alone.run(first), alone.run(second)]
         joined = together.run({name: np.concatenate([first[name], second[name]]) for name in first})
     except (InputError, ModelError):
@@ -110,7 +110,8 @@ def _agrees(model: ir.Model, trial: ir.Model, size: int) -> bool:
     return True
 
 
-def _random_feeds(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def random_feeds(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """Numbers of the declared type and shape; symbolic sizes are 8."""
     feeds = {}
     for value in model.graph.inputs:
         assert value.shape is not None
