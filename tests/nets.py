@@ -94,7 +94,7 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, Array], *outputs: str) -> An
 
 def signed(random: np.random.Generator, *shape: int) -> Array:
     """Numbers of both signs, none of them next to zero, so that no check can pass because something vanished."""
-    return (random.uniform(0.25, 1.5, shape) * random.choice([-1.0, 1.0], shape)).astype(np.float32)
+    return np.asarray(random.uniform(0.25, 1.5, shape) * random.choice([-1.0, 1.0], shape), np.float32)
 
 
 def relative(ours: Array, theirs: Array) -> float:
