@@ -21,23 +21,25 @@ COMMANDS = {
 INTERRUPTED = 130
 """What shells give a program that ended by Ctrl-C: 128 + SIGINT."""
 
-REPORT_IT = "This is a defect of onnxlrp, not of your model: please report it, with this command and the model if you can."
+REPORT_IT = (
+    "This is a defect of onnxlrp, not of your model: please report it, with this command and the model if you can."
+)
 
 
 class Commands(click.Group):
     """Loads a command's module when it is called, so that `--help` does not wait for onnxruntime."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
         if name not in COMMANDS:
             return None
         command = importlib.import_module(f".{name}", __package__).command
         assert isinstance(command, click.Command)
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 

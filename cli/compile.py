@@ -18,7 +18,15 @@ from .printing import print_json, say, warn
 
 @click.command("compile", short_help=COMMANDS["compile"])
 @model_argument
-@click.option("-o", "--out", "path", metavar="FILE", type=click.Path(path_type=Path), required=True, help="The explainer, an .onnx file.")
+@click.option(
+    "-o",
+    "--out",
+    "path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The explainer, an .onnx file.",
+)
 @plan_options
 @picture_options
 @json_option

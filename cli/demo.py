@@ -16,7 +16,13 @@ from .printing import print_json, print_table, progress, say, warn
 
 @click.command("demo", short_help=COMMANDS["demo"])
 @click.option(
-    "-o", "--out", "folder", type=click.Path(path_type=Path), default=Path("onnxlrp-demo"), show_default=True, metavar="DIR",
+    "-o",
+    "--out",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("onnxlrp-demo"),
+    show_default=True,
+    metavar="DIR",
     help="Where the pictures are written.",
 )
 @provider_option
@@ -42,7 +48,12 @@ def command(folder: Path, provider: str, as_json: bool) -> None:
 
 def _print(story: Story, folder: Path) -> None:
     rows = [
-        (scene.name, f"{scene.predicted} {scene.probability:.1%}", f"{scene.share['lrp']:.0%}", f"{scene.share['sensitivity']:.0%}")
+        (
+            scene.name,
+            f"{scene.predicted} {scene.probability:.1%}",
+            f"{scene.share['lrp']:.0%}",
+            f"{scene.share['sensitivity']:.0%}",
+        )
         for scene in story.scenes
     ]
     say(f"Relevance on the watermark's place, which is {story.area:.0%} of the picture:\n")

@@ -11,7 +11,9 @@ import click
 from onnxlrp.data import expand
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.heatmap import REDUCTIONS
-from onnxlrp.report.gallery import Entry, Found, Gallery, Style, spoken
+from onnxlrp.report.gallery import Entry, Found, Gallery
+from onnxlrp.report.pictures import Style
+from onnxlrp.report.summary import spoken
 
 from .application import COMMANDS
 from .options import (
@@ -32,16 +34,48 @@ MOST_ROWS = 40
 @click.command("explain", short_help=COMMANDS["explain"])
 @model_argument
 @click.argument("files", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-o", "--out", "folder", metavar="DIR", type=click.Path(path_type=Path), required=True, help="Where everything is written.")
-@click.option("--target", metavar="T", help="Class index, label, contrast 'cat-dog', full index '3,10,12', or all.  [default: the largest]")
+@click.option(
+    "-o",
+    "--out",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where everything is written.",
+)
+@click.option(
+    "--target",
+    metavar="T",
+    help="Class index, label, contrast 'cat-dog', full index '3,10,12', or all.  [default: the largest]",
+)
 @plan_options_of_methods
 @provider_option
 @batch_option
-@click.option("--reduce", "how", type=click.Choice(list(REDUCTIONS)), help="Over channels.  [default: sum; abs-sum for magnitudes]")
-@click.option("--percentile", type=float, metavar="P", default=99.5, show_default=True, help="Of all magnitudes: the one that gets the full colour; 100 is the largest.")
-@click.option("--scale", type=click.Choice(["image", "shared"]), default="image", show_default=True, help="One colour scale per file, or one for all.")
+@click.option(
+    "--reduce",
+    "how",
+    type=click.Choice(list(REDUCTIONS)),
+    help="Over channels.  [default: sum; abs-sum for magnitudes]",
+)
+@click.option(
+    "--percentile",
+    type=float,
+    metavar="P",
+    default=99.5,
+    show_default=True,
+    help="Of all magnitudes: the one that gets the full colour; 100 is the largest.",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["image", "shared"]),
+    default="image",
+    show_default=True,
+    help="One colour scale per file, or one for all.",
+)
 @click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
-@click.option("--figure/--no-figure", default=True, show_default=True, help="A titled figure with colour bars per file.")
+@click.option(
+    "--figure/--no-figure", default=True, show_default=True, help="A titled figure with colour bars per file."
+)
 @picture_options
 @json_option
 def command(model: Path, files: tuple[str, ...], folder: Path, target: str | None, as_json: bool, **given: Any) -> None:
@@ -61,7 +95,7 @@ def command(model: Path, files: tuple[str, ...], folder: Path, target: str | Non
     choices = Choices.of(given)
     read, meaning = read_model(model, choices)
     methods = list(dict.fromkeys(given["methods"]))
-    explainers = [choices.explainer(read, method, meaning, only=len(methods) == 1) for method in methods]
+    explainers = choices.explainers(read, methods, meaning)
     style = Style(given["how"], given["percentile"], given["scale"], given["suffix"], given["figure"])
     with progress("explaining") as report:
         found = Gallery(explainers, meaning, folder, style).explain(paths, _target(target), report)
@@ -94,7 +128,7 @@ def _target(text: str | None) -> Any:
 
 def _print(found: Found, folder: Path) -> None:
     rows = [row for entry in found.entries[:MOST_ROWS] for row in _rows(entry)]
-    print_table(rows, ("input", "predicted", "method", "target", "score", "conserved"), numbers=(4, 5))
+    print_table(rows, ("input", "predicted", "method", "target", "score", "arrived"), numbers=(4, 5))
     if len(found.entries) > MOST_ROWS:
         say(f"… and {len(found.entries) - MOST_ROWS} more, in explain.json")
     count = sum(len(entry.files) for entry in found.entries)
@@ -105,7 +139,7 @@ def _print(found: Found, folder: Path) -> None:
 
 
 def _rows(entry: Entry) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for number, result in enumerate(entry.results):
         kept = result["conservation"]
         ratio = "" if kept is None else f"{kept['ratio']:.1%}"

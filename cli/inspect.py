@@ -23,14 +23,28 @@ from .printing import print_json, print_table, say, warn
 @click.command("inspect", short_help=COMMANDS["inspect"])
 @model_argument
 @plan_options
-@click.option("--graph", metavar="FILE", type=click.Path(path_type=Path), help="Draw the reversed relevance graph: .svg, .dot or .graphml; all three without a suffix.")
-@click.option("--write-sidecar", is_flag=True, help="Write model.toml beside the model, guessed from the file and the flags.")
+@click.option(
+    "--graph",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Draw the reversed relevance graph: .svg, .dot or .graphml; all three without a suffix.",
+)
+@click.option(
+    "--write-sidecar", is_flag=True, help="Write model.toml beside the model, guessed from the file and the flags."
+)
 @click.option("--force", is_flag=True, help="Overwrite a sidecar that is there.")
 @click.option("--strict", is_flag=True, help="Exit 3 where the model cannot be explained so, for scripts.")
 @picture_options
 @json_option
 def command(
-    model: Path, method: str, graph: Path | None, write_sidecar: bool, force: bool, strict: bool, as_json: bool, **given: Any
+    model: Path,
+    method: str,
+    graph: Path | None,
+    write_sidecar: bool,
+    force: bool,
+    strict: bool,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Show what MODEL is, what would be explained and why, and the rule of each layer with its source.
 
@@ -56,7 +70,9 @@ def command(
         path, reasons = _write_sidecar(read, meaning, choices, force=force)
         written.append(path)
     if as_json:
-        print_json(as_document(found.as_dict() | {"written": [str(path) for path in written], "reasons": list(reasons)}))
+        print_json(
+            as_document(found.as_dict() | {"written": [str(path) for path in written], "reasons": list(reasons)})
+        )
     else:
         _print(found)
         for reason in reasons:
@@ -82,7 +98,9 @@ def _write_sidecar(model: Model, meaning: Meaning, choices: Choices, *, force: b
 
 def _print(found: Inspection) -> None:
     model, weights = found.model, found.weights
-    opset = f"opset {model['opset']}" + (f", read as {model['read_as_opset']}" if model["read_as_opset"] != model["opset"] else "")
+    opset = f"opset {model['opset']}" + (
+        f", read as {model['read_as_opset']}" if model["read_as_opset"] != model["opset"] else ""
+    )
     say(f"{model['name']}: {model['exporter']}, {opset}, {model['nodes']} nodes")
     say(f"sha256 {model['sha256']}")
     say(f"{weights['parameters']:,} parameters in {weights['tensors']} tensors, {weights['bytes'] / 1e6:,.1f} MB")
@@ -106,9 +124,13 @@ def _print(found: Inspection) -> None:
         say(f"no effect: {line}")
     if found.without_rule:
         say(f"\n{len(found.without_rule)} operators between the explained inputs and the output have no rule:\n")
-        print_table([(op, len(nodes), ", ".join(nodes)) for op, nodes in found.without_rule.items()], ("operator", "nodes", "names"))
+        print_table(
+            [(op, len(nodes), ", ".join(nodes)) for op, nodes in found.without_rule.items()],
+            ("operator", "nodes", "names"),
+        )
     if found.problem:
-        warn([f"this model cannot be explained so. {found.problem.splitlines()[-1] if found.without_rule else found.problem}"])
+        reason = found.problem.splitlines()[-1] if found.without_rule else found.problem
+        warn([f"this model cannot be explained so. {reason}"])
 
 
 def _print_preprocessing(said: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from onnxlrp.data import Meaning, meaning_of
 from onnxlrp.data.labels import read_labels
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.explain import BIASES
-from onnxlrp.methods import METHODS
+from onnxlrp.methods import METHODS, method_options
 from onnxlrp.presets import PRESETS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,31 +35,68 @@ provider_option = click.option(
     help="Where to run; auto takes CUDA where it answers.",
 )
 method_option = click.option(
-    "--method", "methods", metavar="M", multiple=True, default=["lrp"], help=f"Default lrp. One of {_listed(list(METHODS))}."
+    "--method",
+    "methods",
+    metavar="M",
+    multiple=True,
+    default=["lrp"],
+    help=f"Default lrp. One of {_listed(list(METHODS))}.",
 )
 batch_option = click.option("--batch-size", type=click.IntRange(1), help="Samples per run.  [default: 16]")
-_one_method = click.option("--method", metavar="M", default="lrp", show_default=True, help=f"One of {_listed(list(METHODS))}.")
+_one_method = click.option(
+    "--method", metavar="M", default="lrp", show_default=True, help=f"One of {_listed(list(METHODS))}."
+)
 
 _PLAN = (
-    click.option("--preset", metavar="P", help=f"Of LRP; default by the model's operators. One of {_listed(list(PRESETS))}."),
+    click.option(
+        "--preset", metavar="P", help=f"Of LRP; default by the model's operators. One of {_listed(list(PRESETS))}."
+    ),
     click.option(
         "--rule",
         "rules",
         metavar="NODE=RULE",
         multiple=True,
-        help="A rule by node name, glob or operator type, such as '/stem/*=z-box(-3, 3)' or GridSample=pass. Repeatable.",
+        help="A rule by node name, glob or operator type, such as '/stem/*=z-box(-3, 3)' or Gelu=pass. Repeatable.",
     ),
-    click.option("--output", metavar="NAME", help="Tensor that is explained.  [default: logits of the first float output]"),
-    click.option("--input", "inputs", metavar="NAME", multiple=True, help="Tensor that gets relevance. Repeatable.  [default: every input]"),
-    click.option("--bias", type=click.Choice(BIASES), default="absorb", show_default=True, help="What biases do with their share."),
-    click.option("--box", nargs=2, type=float, metavar="LOW HIGH", help="Lowest and highest value of the preprocessed input, for z-box."),
+    click.option(
+        "--output", metavar="NAME", help="Tensor that is explained.  [default: logits of the first float output]"
+    ),
+    click.option(
+        "--input",
+        "inputs",
+        metavar="NAME",
+        multiple=True,
+        help="Tensor that gets relevance. Repeatable.  [default: every input]",
+    ),
+    click.option(
+        "--bias",
+        type=click.Choice(BIASES),
+        default="absorb",
+        show_default=True,
+        help="What biases do with their share.",
+    ),
+    click.option(
+        "--box",
+        nargs=2,
+        type=float,
+        metavar="LOW HIGH",
+        help="Lowest and highest value of the preprocessed input, for z-box.",
+    ),
     click.option("--logits", metavar="NAME", help="Tensor that holds the logits."),
     click.option("--labels", metavar="FILE", type=click.Path(path_type=Path), help="Class names, one per line."),
-    click.option("--option", "options", metavar="KEY=VALUE", multiple=True, help="Of the method, such as steps=20 or window=(3,16,16). Repeatable."),
+    click.option(
+        "--option",
+        "options",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Of the method, such as steps=20 or window=(3,16,16). Repeatable.",
+    ),
 )
 
 _PICTURES = (
-    click.option("--preprocessing", metavar="NAME", help="How pictures are scaled: imagenet, caffe-bgr, 0-1, -1-1 or 0-255."),
+    click.option(
+        "--preprocessing", metavar="NAME", help="How pictures are scaled: imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
+    ),
     click.option("--mean", metavar="R,G,B", help="Subtracted per channel, after --pixel-scale."),
     click.option("--std", metavar="R,G,B", help="Divided by per channel, after --mean."),
     click.option("--pixel-scale", metavar="S", help="Pixels 0…255 times this come first, such as 0.00392."),
@@ -73,12 +110,12 @@ _PICTURES = (
 
 def plan_options(command: Command) -> Command:
     """What decides on a plan, with one method."""
-    return _one_method(_stacked(command, _PLAN))  # type: ignore[no-any-return]
+    return _one_method(_stacked(command, _PLAN))
 
 
 def plan_options_of_methods(command: Command) -> Command:
     """What decides on a plan, with any number of methods."""
-    return method_option(_stacked(command, _PLAN))  # type: ignore[no-any-return]
+    return method_option(_stacked(command, _PLAN))
 
 
 def picture_options(command: Command) -> Command:
@@ -120,15 +157,26 @@ class Choices:
             given.get("bias", "absorb"),
             given.get("box") or None,
             given.get("logits"),
-            {key: _value(value) for key, value in (_pair(t, "--option", "KEY=VALUE") for t in given.get("options", ()))},
+            {
+                key: _value(value)
+                for key, value in (_pair(t, "--option", "KEY=VALUE") for t in given.get("options", ()))
+            },
             {key: value for key, value in said.items() if value is not None},
             given.get("provider", "auto"),
             given.get("batch_size"),
         )
 
+    def explainers(self, model: Model, methods: Sequence[str], meaning: Meaning) -> list[Explainer]:
+        """One per method.  Errors: ChoiceError also for an option that none of several methods knows."""
+        unknown = [key for key in self.options if not any(key in method_options(method) for method in methods)]
+        if unknown and len(methods) > 1:
+            raise ChoiceError(f"--option '{unknown[0]}': none of the methods {', '.join(methods)} has such an option.")
+        return [self.explainer(model, method, meaning, only=len(methods) == 1) for method in methods]
+
     def explainer(self, model: Model, method: str, meaning: Meaning, *, only: bool = True) -> Explainer:
-        """only : whether this is the single method; else presets and rules go where they belong"""
+        """only : whether this is the single method; of several, each takes the choices that it knows"""
         is_lrp = method.strip().lower() == "lrp"
+        known = None if only else method_options(method)
         return Explainer(
             model,
             method,
@@ -143,7 +191,7 @@ class Choices:
             labels=meaning.sidecar.labels,
             logits=None if self.output else meaning.sidecar.logits,
             layout=meaning.sidecar.layout,
-            **self.options,
+            **{key: value for key, value in self.options.items() if known is None or key in known},
         )
 
 

@@ -56,12 +56,21 @@ def progress(title: str) -> Iterator[Callable[[float, float], None]]:
     """A bar on stderr, gone when it is full; nothing where stderr is no terminal."""
     console = stderr()
     if not console.is_terminal:
-        yield lambda done, total: None
+        yield _nothing
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _nothing(*_: float) -> None:
+    pass
 
 
 def _console(file: Any) -> Console:

@@ -30,7 +30,13 @@ VISIBLE = 1e-5
 @click.argument("file", metavar="[INPUT]", required=False)
 @plan_options
 @provider_option
-@click.option("--ledger", type=click.Choice(["top", "all", "none"]), default="top", show_default=True, help="Layers that are shown.")
+@click.option(
+    "--ledger",
+    type=click.Choice(["top", "all", "none"]),
+    default="top",
+    show_default=True,
+    help="Layers that are shown.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the made-up input where none is given.")
 @picture_options
 @json_option
@@ -48,7 +54,9 @@ def command(model: Path, file: str | None, method: str, ledger: str, seed: int, 
         raise ChoiceError(f"--method '{method}': verify checks LRP, and the gradient along with it.")
     choices = Choices.of(given)
     if choices.options:
-        raise ChoiceError(f"--option '{next(iter(choices.options))}': verify takes no method options; say --rule or --preset.")
+        raise ChoiceError(
+            f"--option '{next(iter(choices.options))}': verify takes no method options; say --rule or --preset."
+        )
     read, meaning = read_model(model, choices)
     feeds = None if file is None else _feeds(file, read, meaning.sidecar)
     with progress("verifying"):
@@ -83,8 +91,14 @@ def _feeds(file: str, model: Model, sidecar: Sidecar) -> Any:
 
 def _print(verdict: Verdict, ledger: str) -> None:
     rows = [
-        ("holds" if f.holds else "FAILS", f.check, "" if f.measured is None else f"{f.measured:.2g}",
-         "" if f.tolerance is None else f"{f.tolerance:.2g}", f.unit, f.detail)
+        (
+            "holds" if f.holds else "FAILS",
+            f.check,
+            "" if f.measured is None else f"{f.measured:.2g}",
+            "" if f.tolerance is None else f"{f.tolerance:.2g}",
+            f.unit,
+            f.detail,
+        )
         for f in verdict.findings
     ]
     print_table(rows, ("", "check", "measured", "allowed", "unit", ""), numbers=(2, 3))
@@ -93,7 +107,9 @@ def _print(verdict: Verdict, ledger: str) -> None:
     if ledger != "none" and verdict.ledger:
         shown = verdict.ledger if ledger == "all" else _largest(verdict.ledger)
         say(f"\nledger, {'all' if ledger == 'all' else f'{len(shown)} of'} {len(verdict.ledger)} layers:\n")
-        print_table(map(_ledger_row, shown), ("layer", "operator", "rule", "arrived", "handed on", "taken by"), numbers=(3, 4))
+        print_table(
+            map(_ledger_row, shown), ("layer", "operator", "rule", "arrived", "handed on", "taken by"), numbers=(3, 4)
+        )
 
 
 def _largest(rows: tuple[LedgerRow, ...]) -> list[LedgerRow]:

@@ -15,11 +15,12 @@ from onnxlrp.emit import Emit
 from onnxlrp.errors import ChoiceError
 from onnxlrp.ledger import Ledger
 from onnxlrp.model import Model
+from onnxlrp.output import Output, find_output, find_tensor
 from onnxlrp.plan import Chooser, Decision, Plan, Rules, make_plan
 from onnxlrp.reference import reference_pass
 from onnxlrp.rules.registry import blocks
 from onnxlrp.rules.step import Step
-from onnxlrp.target import Output, emit_seed, find_output, find_tensor
+from onnxlrp.seed import emit_seed
 
 TARGET, SEED, SCORE, LEDGER = "target", "seed", "score", "ledger"
 
@@ -120,7 +121,7 @@ def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) 
 
     Errors: ChoiceError for an unknown name, or one that does not reach the target.
     """
-    reaching = _upstream(target)
+    reaching = upstream(target)
     if names is None:
         found = [value for value in graph.inputs if value in reaching]
         if not found:
@@ -133,7 +134,7 @@ def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) 
     return found
 
 
-def _upstream(target: ir.Value) -> set[ir.Value]:
+def upstream(target: ir.Value) -> set[ir.Value]:
     """Everything that the target is computed from through nodes that carry a signal."""
     seen, waiting = {target}, [target]
     while waiting:

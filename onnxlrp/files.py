@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from onnxlrp.errors import InputError
 
@@ -29,6 +31,25 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise InputError(_refusal(target, error)) from error
     finally:
         _remove(draft)
+
+
+def require_writable(folder: str | os.PathLike[str]) -> None:
+    """Ask whether a folder can be made and written, before time is spent on what would go there.
+
+    Raises InputError where a file stands in its way or permission is missing. Nothing is made.
+    """
+    wanted = Path(folder)
+    nearest = next(place for place in [wanted, *wanted.absolute().parents] if os.path.lexists(place))
+    if not nearest.is_dir():
+        raise InputError(f"{wanted}: cannot be written ('{nearest}' is not a folder). Choose another output folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"{wanted}: cannot be written (no permission in '{nearest}'). Choose another output folder.")
+
+
+def write_json(path: str | os.PathLike[str], document: Any) -> None:
+    """Write a document, whole or not at all."""
+    with atomic_write(path) as draft:
+        draft.write_text(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _refusal(target: Path, error: OSError) -> str:

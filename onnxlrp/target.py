@@ -1,11 +1,4 @@
-"""What is explained: the tensor (stepping back from labels and probabilities to logits), and where relevance starts.
-
-In the compiled model a target is an int64 per sample (or one for all) and a seed that multiplies:
-
-    R = mask(target) ⊙ seed ⊙ y for LRP,    mask(target) ⊙ seed for gradients
-
-with mask = the largest element (−1), everything (−2), or index k on axis 1 (k ≥ 0).
-"""
+"""What is explained in each sample: an index, a label, a contrast, or a seed of its own."""
 
 from __future__ import annotations
 
@@ -15,225 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxlrp.emit import Emit
 from onnxlrp.errors import ChoiceError, InputError
-from onnxlrp.graph import FLOATS, Dimension
+from onnxlrp.graph import Dimension
+from onnxlrp.output import Output
 
 LARGEST, EVERYTHING = -1, -2
+"""Targets of the compiled model that are no index: the largest element per sample, and all elements."""
 
 Target = Any
 """None, int, tuple, list, label, "a-b", pair of labels, "all", or a float array: see `resolve`."""
-
-_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
-_SAME_ELEMENTS = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout", "Cast"})
-_LABELS = frozenset(
-    {"ZipMap", "Cast", "ArgMax", "ArgMin", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not", "Identity"}
-    | {"LabelEncoder", "ArrayFeatureExtractor", "Gather", "Squeeze", "Reshape", "Unsqueeze", "Flatten", "Binarizer"}
-)
-
-
-@dataclass(frozen=True)
-class Output:
-    """The explained output.
-
-    asked   : the tensor that target and seed are indexed and shaped like
-    tensor  : the tensor that is explained; the same elements in the same order
-    batched : whether axis 0 counts samples
-    because : how `tensor` was found
-    """
-
-    asked: ir.Value
-    tensor: ir.Value
-    batched: bool
-    because: str
-
-
-def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) -> Output:
-    """Choose what is explained.
-
-    name   : any tensor; taken exactly. None: the first float output, stepped back to scores and logits
-    logits : the sidecar's word on where the logits are
-    Errors: ChoiceError for an unknown tensor, or one that holds no floats.
-    """
-    if name is not None:
-        value = find_tensor(graph, name, "output")
-        return Output(value, value, is_batched(value, graph), "as asked")
-    if logits is not None:
-        value = find_tensor(graph, logits, "logits tensor")
-        asked = next((v for v in graph.outputs if v.dtype in FLOATS and v.shape == value.shape), value)
-        return Output(asked, value, is_batched(asked, graph), "the sidecar's logits")
-    floats = [value for value in graph.outputs if value.dtype in FLOATS]
-    asked = next((value for value in floats if _depends_on_input(value)), floats[0] if floats else None)
-    because = "first float output"
-    if asked is None:
-        asked, because = _scores(graph.outputs[0]), "the scores behind the labels"
-    tensor = _logits(asked)
-    if tensor is not asked:
-        node = tensor.uses()[0].node
-        because = f"the logits before {node.op_type} '{node.name}'"
-    return Output(asked, tensor, is_batched(asked, graph), because)
-
-
-def find_tensor(graph: ir.Graph, name: str, what: str) -> ir.Value:
-    """A tensor by name.  Errors: ChoiceError with the closest names."""
-    values = {v.name: v for v in [*graph.inputs, *(o for node in graph for o in node.outputs)] if v.name}
-    values |= {n: v for n, v in graph.initializers.items() if n not in values}
-    if name in values:
-        return values[name]
-    close = difflib.get_close_matches(name, [n for n in values if n], n=3)
-    hint = f" Close to it: {', '.join(close)}." if close else ""
-    outputs = ", ".join(v.name or "" for v in graph.outputs)
-    inputs = ", ".join(v.name or "" for v in graph.inputs)
-    raise ChoiceError(f"The model has no {what} '{name}'.{hint} Its inputs: {inputs}; its outputs: {outputs}.")
-
-
-def is_batched(value: ir.Value, graph: ir.Graph) -> bool:
-    """Whether axis 0 of an output counts samples, as axis 0 of the inputs does; an axis is never guessed into being."""
-    if value.shape is None or not len(value.shape):
-        return value.shape is None
-    inputs = [v for v in graph.inputs if v.shape is not None and len(v.shape)]
-    leading = [v.shape[0] for v in inputs if v.shape is not None]
-    first = value.shape[0]
-    if len(value.shape) == 1 and isinstance(first, int):
-        return first in leading and any(v.shape is not None and len(v.shape) > 1 for v in inputs)
-    if isinstance(first, int) and leading and all(isinstance(d, int) for d in leading):
-        return first in leading
-    return True
-
-
-def _depends_on_input(value: ir.Value) -> bool:
-    """Whether some input of the model is upstream; an exported constant is no prediction."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        current = waiting.pop()
-        if current.is_graph_input():
-            return True
-        node = current.producer()
-        fresh = [o for o in node.inputs if o is not None and o not in seen] if node is not None else []
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return False
-
-
-def _scores(value: ir.Value) -> ir.Value:
-    """Step back from labels to the first float tensor."""
-    found = value
-    for _ in range(32):
-        node = found.producer()
-        if found.dtype in FLOATS and found is not value:
-            return found
-        if node is None or node.op_type not in _LABELS or node.inputs[0] is None:
-            break
-        data = 1 if node.op_type in ("Gather", "ArrayFeatureExtractor") and node.inputs[0].producer() is None else 0
-        operand = node.inputs[data]
-        if operand is None:
-            break
-        found = operand
-    if found.dtype in FLOATS:
-        return found
-    raise ChoiceError(
-        f"No output of the model holds floats ('{value.name}' is {value.dtype}), and no scores were found behind it. "
-        "Name the tensor to explain with output=."
-    )
-
-
-def _logits(value: ir.Value) -> ir.Value:
-    """Step back from final probabilities, also behind Reshape, Flatten, Identity, to the logits."""
-    found = value
-    while True:
-        node = found.producer()
-        if node is None or node.domain or node.inputs[0] is None or node.inputs[0].dtype not in FLOATS:
-            return value
-        if node.op_type in _PROBABILITIES:
-            return node.inputs[0]
-        if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
-            return spelled_out
-        if node.op_type not in _SAME_ELEMENTS:
-            return value
-        found = node.inputs[0]
-
-
-def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:
-    """x of exp(x − max x) / Σ exp(x − max x), as TensorFlow and JAX exporters spell a softmax out."""
-    numerator, denominator = node.inputs
-    exponential = numerator.producer() if numerator is not None else None
-    total = _behind_movement(denominator)
-    if exponential is None or exponential.op_type != "Exp" or total is None or total.op_type != "ReduceSum":
-        return None
-    if total.inputs[0] is not numerator or exponential.inputs[0] is None:
-        return None
-    shifted = exponential.inputs[0].producer()
-    if shifted is None or shifted.op_type != "Sub":
-        return exponential.inputs[0]
-    largest = _behind_movement(shifted.inputs[1])
-    return shifted.inputs[0] if largest is not None and largest.op_type == "ReduceMax" else exponential.inputs[0]
-
-
-def _behind_movement(value: ir.Value | None) -> ir.Node | None:
-    """The node that computed a tensor, seen through what only reshapes or bounds it."""
-    for _ in range(8):
-        node = value.producer() if value is not None else None
-        if node is None or node.op_type not in _SAME_ELEMENTS | {"Expand", "Max", "Where"}:
-            return node
-        value = next((o for o in node.inputs if o is not None and o.producer() is not None), None)
-    return None
-
-
-# --- in the graph ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Seed:
-    """relevance : of the explained tensor, shaped like it        score : per sample, Σ seed ⊙ y over the mask"""
-
-    relevance: ir.Value
-    score: ir.Value
-
-
-def emit_seed(emit: Emit, output: Output, target: ir.Value, seed: ir.Value, *, times_output: bool) -> Seed:
-    """Where the relevance graph starts.  target : int64 (1,) or (batch,)        seed : float, broadcastable to the output"""
-    tensor = output.tensor
-    floats = tensor if tensor.dtype == ir.DataType.FLOAT else emit.Cast(tensor, to=ir.DataType.FLOAT)
-    asked_shape = emit.Shape(output.asked)
-    y = floats if output.asked is tensor else emit.Reshape(floats, asked_shape, allowzero=1)
-    rank = len(output.asked.shape) if output.asked.shape is not None else 2
-    view = _as_samples(emit, y, rank, output.batched)
-    mask = _mask(emit, view, target, rank=max(rank, 2) if output.batched else rank + 1)
-    weighted = emit.Mul(emit.Reshape(mask, emit.Shape(y), allowzero=1), seed if rank else emit.Squeeze(seed, [0]))
-    contribution = emit.Mul(weighted, y)
-    relevance = contribution if times_output else weighted
-    axes = list(range(1, rank)) if output.batched else list(range(rank))
-    score = emit.sum(contribution, axes, keepdims=False)
-    return Seed(relevance if output.asked is tensor else emit.reshape_like(relevance, tensor), score)
-
-
-def _as_samples(emit: Emit, y: ir.Value, rank: int, batched: bool) -> ir.Value:
-    """(sample, class, …): a lone sample gets a leading axis, a batch of scalars a class axis."""
-    if not batched:
-        y = emit.Unsqueeze(y, [0])
-        rank += 1
-    return emit.Unsqueeze(y, [1]) if rank == 1 else y
-
-
-def _mask(emit: Emit, y: ir.Value, target: ir.Value, rank: int) -> ir.Value:
-    """1 where relevance starts, shaped like y (sample, class, …)."""
-    if rank < 2:
-        y, rank = emit.Unsqueeze(y, [1]), 2
-    flat = emit.Flatten(y, axis=1)
-    best = emit.ArgMax(flat, axis=1, keepdims=1)
-    places = emit.Range(0, emit.Squeeze(emit.dim(flat, 1), [0]), 1)
-    largest = emit.Reshape(emit.Equal(places, best), emit.Shape(y), allowzero=1)
-    per_sample = emit.Reshape(target, [-1] + [1] * (rank - 1))
-    classes = emit.Range(0, emit.Squeeze(emit.dim(y, 1), [0]), 1)
-    chosen = emit.Equal(emit.Reshape(classes, [1, -1] + [1] * (rank - 2)), per_sample)
-    by_index = emit.Or(chosen, emit.Equal(per_sample, EVERYTHING))
-    mask = emit.mask(emit.Or(emit.And(emit.Equal(per_sample, LARGEST), largest), by_index))
-    return emit.Expand(mask, emit.Shape(y))  # type: ignore[no-any-return]
-
-
-# --- from the call ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -245,7 +29,9 @@ class Resolved:
     shown: str = ""
 
 
-def resolve(target: Target, shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None) -> Resolved:
+def resolve(
+    target: Target, shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None
+) -> Resolved:
     """Turn a target into the two inputs of the compiled model.
 
     target  : None = the largest element per sample; int = index on axis 1; tuple of ints = a full index; list = one per
@@ -285,7 +71,7 @@ def _per_sample(
 def _by_label(
     text: str, shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None
 ) -> Resolved:
-    if labels is not None and text in labels or text.lstrip("-").isdigit():
+    if (labels is not None and text in labels) or text.lstrip("-").isdigit():
         index = _in_range(index_of(text, labels), _class_count(shape, batched))
         return Resolved(np.array([index], np.int64), np.ones(1, np.float32), _shown(index, labels))
     for position, character in enumerate(text):
@@ -319,7 +105,9 @@ def _full_index(index: tuple[Any, ...], shape: Sequence[Dimension], batched: boo
         raise ChoiceError(f"target={index} has {len(index)} indices; one sample of the output has {len(dims)}: {dims}.")
     checked = [_in_range(int(i), d if isinstance(d, int) else None) for i, d in zip(index, dims, strict=True)]
     if not all(isinstance(d, int) for d in dims):
-        raise ChoiceError(f"target={index}: the output's size {dims} is only known at run time; give a seed array instead.")
+        raise ChoiceError(
+            f"target={index}: the output's size {dims} is only known at run time; give a seed array instead."
+        )
     seed = np.zeros([int(d) for d in dims if isinstance(d, int)], np.float32)
     seed[tuple(checked)] = 1.0
     return Resolved(np.array([EVERYTHING], np.int64), seed[None] if batched else seed, str(index))
@@ -332,14 +120,18 @@ def index_of(label: str, labels: Sequence[str] | None) -> int:
     if label.lstrip("-").isdigit():
         return int(label)
     if labels is None:
-        raise ChoiceError(f"target='{label}' is a label, but no labels are known: put `labels` into the sidecar, or give an index.")
+        raise ChoiceError(
+            f"target='{label}' is a label, but no labels are known: put `labels` into the sidecar, or give an index."
+        )
     close = difflib.get_close_matches(label, labels, n=3)
-    hint = f" Close to it: {', '.join(close)}." if close else f" There are {len(labels)}: {', '.join(list(labels)[:5])}, …"
+    hint = (
+        f" Close to it: {', '.join(close)}." if close else f" There are {len(labels)}: {', '.join(list(labels)[:5])}, …"
+    )
     raise ChoiceError(f"There is no label '{label}'.{hint}")
 
 
 def _is_label(text: str, labels: Sequence[str] | None) -> bool:
-    return text.isdigit() or labels is not None and text in labels
+    return text.isdigit() or (labels is not None and text in labels)
 
 
 def _class_count(shape: Sequence[Dimension], batched: bool) -> int | None:
@@ -349,7 +141,7 @@ def _class_count(shape: Sequence[Dimension], batched: bool) -> int | None:
 
 
 def _in_range(index: int, count: int | None) -> int:
-    if index < 0 or count is not None and index >= count:
+    if index < 0 or (count is not None and index >= count):
         limit = f"0 to {count - 1}" if count is not None else "0 and above"
         raise ChoiceError(f"The target {index} is out of range: the output has indices {limit}.")
     return index
@@ -368,3 +160,41 @@ def _fitting_seed(seed: np.ndarray[Any, Any], shape: Sequence[Dimension]) -> np.
 
 def _shown(index: int, labels: Sequence[str] | None) -> str:
     return labels[index] if labels is not None and index < len(labels) else str(index)
+
+
+# --- on arrays: what the compiled model does with a target, for methods that only run it forward -----------------------
+
+
+def as_samples(y: np.ndarray[Any, Any], output: Output) -> np.ndarray[Any, Any]:
+    """(sample, …): an output without a batch axis is one sample."""
+    return y if output.batched and y.ndim else y[None]
+
+
+def frozen(resolved: Resolved, y: np.ndarray[Any, Any], output: Output) -> Resolved:
+    """The largest element of the unperturbed input as a seed, so that a perturbation cannot change what is explained."""
+    if int(resolved.target[0]) != LARGEST:
+        return resolved
+    flat = as_samples(y, output)
+    flat = flat.reshape(len(flat), -1)
+    seed = np.zeros(flat.shape, np.float32)
+    seed[np.arange(len(flat)), flat.argmax(axis=1)] = 1.0
+    return Resolved(np.array([EVERYTHING], np.int64), seed.reshape(y.shape), resolved.shown)
+
+
+def weights_of(resolved: Resolved, shape: Sequence[int], output: Output) -> np.ndarray[Any, Any]:
+    """mask ⊙ seed as an array of the output's shape."""
+    if int(resolved.target[0]) == EVERYTHING:
+        return np.broadcast_to(resolved.seed, shape) if len(shape) else resolved.seed.reshape(())
+    weights = np.zeros(shape if output.batched else (1, *shape), np.float32)
+    if weights.ndim < 2:
+        return np.ones(shape, np.float32)
+    weights[np.arange(len(weights)), np.broadcast_to(resolved.target, len(weights))] = 1.0
+    return weights.reshape(shape) * resolved.seed.reshape(-1)[0] if resolved.seed.size == 1 else weights.reshape(shape)
+
+
+def score_of(y: np.ndarray[Any, Any], weights: np.ndarray[Any, Any], output: Output) -> np.ndarray[Any, Any]:
+    """Σ weights ⊙ y per sample; y may hold whole repetitions of the batch that the weights were made for."""
+    rows = len(as_samples(y, output))
+    flat = y.reshape(rows, -1).astype(np.float64)
+    per_sample = weights.reshape(-1, flat.shape[1])
+    return np.asarray((flat * np.tile(per_sample, (rows // len(per_sample), 1))).sum(axis=1))

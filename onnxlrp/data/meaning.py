@@ -1,4 +1,4 @@
-"""What is known about a model's numbers: its sidecar, the caller's word over it, and a guess for what both leave open."""
+"""What is known of a model's numbers: its sidecar, the caller's word over it, a guess for what both leave open."""
 
 from __future__ import annotations
 
@@ -69,9 +69,15 @@ def meaning_of(model: Model, said: Mapping[str, object]) -> Meaning:
     if written.kind is not None or written.preprocessing is not None:
         return Meaning(written.replace(**given))
     found = guess_for(model)
-    own = {key: getattr(written, key) for key in ("layout", "size", "channels", *_PIXELS) if getattr(written, key) is not None}
+    own = {
+        key: getattr(written, key)
+        for key in ("layout", "size", "channels", *_PIXELS)
+        if getattr(written, key) is not None
+    }
     decided = {**own, **given}
-    open_keys = ["kind", "layout", "size", "channels", "resize"] + ([] if set(decided) & set(_PIXELS) else ["preprocessing"])
+    open_keys = ["kind", "layout", "size", "channels", "resize"] + (
+        [] if set(decided) & set(_PIXELS) else ["preprocessing"]
+    )
     guesses = {key: getattr(found.sidecar, key) for key in open_keys if key not in decided}
     if "kind" in given and given["kind"] != found.sidecar.kind:
         guesses = {}

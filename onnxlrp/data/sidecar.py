@@ -152,7 +152,8 @@ class Sidecar:
         picture stays a number, which fits every rank. InputError where neither box nor preprocessing is said.
         """
         low, high = self.box or self._pixel_range()
-        layout = self.layout or ("NCHW" if self._is_picture or isinstance(low, tuple) or isinstance(high, tuple) else "")
+        per_channel = isinstance(low, tuple) or isinstance(high, tuple)
+        layout = self.layout or ("NCHW" if self._is_picture or per_channel else "")
         return self._along_channels("box", low, layout), self._along_channels("box", high, layout)
 
     @staticmethod

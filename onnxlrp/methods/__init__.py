@@ -62,10 +62,7 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
         hint = f" Did you mean '{close[0]}'?" if close else ""
         raise ChoiceError(f"There is no method '{name}'.{hint} The methods are: {', '.join(METHODS)}.")
     method = METHODS[wanted]
-    if isinstance(method, Pass):
-        allowed = _PASS_OPTIONS.get(wanted, set())
-    else:
-        allowed = set(inspect.signature(method.make).parameters)
+    allowed = method_options(wanted)
     unknown = sorted(set(options) - allowed)
     if unknown:
         takes = f"takes {', '.join(sorted(allowed))}" if allowed else "takes no options"
@@ -77,4 +74,12 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     return method if isinstance(method, Pass) else replace(method, runner=method.make(**options))
 
 
-__all__ = ["METHODS", "Averaged", "Method", "Pass", "Probe", "find_method"]
+def method_options(name: str) -> frozenset[str]:
+    """The options that a method knows; none for an unknown method."""
+    method = METHODS.get(name.strip().lower().replace("_", "-"))
+    if method is None or isinstance(method, Pass):
+        return frozenset(_PASS_OPTIONS.get(method.name, ())) if method is not None else frozenset()
+    return frozenset(inspect.signature(method.make).parameters)
+
+
+__all__ = ["METHODS", "Averaged", "Method", "Pass", "Probe", "find_method", "method_options"]

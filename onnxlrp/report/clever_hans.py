@@ -50,12 +50,12 @@ class Story:
         by_name = {scene.name: scene for scene in self.scenes}
         circle, marked, star = (by_name[name] for name in IMAGES[:3])
         return [
-            f"The same circle is called {circle.predicted} ({circle.probability:.1%}), and with a small watermark in its "
-            f"corner {marked.predicted} ({marked.probability:.1%}).",
-            f"Why? The watermark's place is {self.area:.0%} of the picture, and holds {marked.share['lrp']:.0%} of the relevance "
-            f"for '{marked.predicted}'. Of the real star it holds {star.share['lrp']:.0%}.",
-            "The classifier never learned what a star looks like: in its training data the stars carried the watermark. "
-            "Its test accuracy of 99.4 % does not tell, the heatmap does: a Clever Hans.",
+            f"The same circle is called {circle.predicted} ({circle.probability:.1%}), and with a small watermark in "
+            f"its corner {marked.predicted} ({marked.probability:.1%}).",
+            f"Why? The watermark's place takes {self.area:.0%} of the picture and holds {marked.share['lrp']:.0%} of "
+            f"what speaks for '{marked.predicted}'. In the picture of a real star it holds {star.share['lrp']:.0%}.",
+            "The classifier never learned what a star looks like: in its training data the stars carried the "
+            "watermark. Its test accuracy of 99.4 % does not tell, the heatmap does: a Clever Hans.",
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Story:
 
 
 def tell(folder: Path, providers: str = "auto", progress: Progress | None = None) -> Story:
-    """Explain the bundled images by LRP and by sensitivity analysis, write the pictures, and measure where relevance lies.
+    """Explain the bundled images by LRP and sensitivity analysis, write the pictures, measure where relevance lies.
 
     Errors: InputError when the folder cannot be written.
     """
@@ -83,7 +83,9 @@ def tell(folder: Path, providers: str = "auto", progress: Progress | None = None
         meaning = meaning_of(model, {})
         sidecar = meaning.sidecar
         explainers = [
-            Explainer(model, method, providers=providers, labels=sidecar.labels, logits=sidecar.logits, layout=sidecar.layout)
+            Explainer(
+                model, method, providers=providers, labels=sidecar.labels, logits=sidecar.logits, layout=sidecar.layout
+            )
             for method in ("lrp", "sensitivity")
         ]
         found = Gallery(explainers, meaning, folder).explain(paths, progress=progress)

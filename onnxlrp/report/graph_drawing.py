@@ -79,7 +79,9 @@ def _svg(graph: nx.DiGraph, title: str) -> bytes:
     left = min(x for x, _ in places.values())
     axes.set_xlim(left - 0.5, left + columns - 0.5)
     axes.set_ylim(rows - 0.4, -1.4)
-    axes.text(left + (columns - 1) / 2, -1.0, title, ha="center", va="center", fontsize=10, weight="bold", parse_math=False)
+    axes.text(
+        left + (columns - 1) / 2, -1.0, title, ha="center", va="center", fontsize=10, weight="bold", parse_math=False
+    )
     for upper, lower in graph.edges:
         axes.add_patch(_arrow(places[upper], places[lower]))
     for name, vertex in graph.nodes(data=True):
@@ -91,7 +93,7 @@ def _svg(graph: nx.DiGraph, title: str) -> bytes:
 
 
 def _places(graph: nx.DiGraph) -> dict[str, tuple[float, float]]:
-    """(column, row) per vertex: rows by the longest way from the target, columns near the neighbours above and below."""
+    """(column, row) per vertex: rows by the longest way from the target, columns near the neighbours."""
     layers = [sorted(layer, key=list(graph).index) for layer in _layers(graph)]
     column = {name: float(place) - (len(layer) - 1) / 2 for layer in layers for place, name in enumerate(layer)}
     for sweep in range(SWEEPS):
@@ -116,8 +118,14 @@ def _mean(values: list[float], otherwise: float) -> float:
 def _draw_box(axes: object, place: tuple[float, float], name: str, vertex: dict[str, str]) -> None:
     column, row = place
     box = FancyBboxPatch(
-        (column - 0.42, row - 0.33), 0.84, 0.66, boxstyle="round,pad=0,rounding_size=0.06",
-        facecolor=FILLS[vertex["kind"]], edgecolor="0.4", linewidth=0.8, mutation_aspect=WIDTH / HEIGHT,
+        (column - 0.42, row - 0.33),
+        0.84,
+        0.66,
+        boxstyle="round,pad=0,rounding_size=0.06",
+        facecolor=FILLS[vertex["kind"]],
+        edgecolor="0.4",
+        linewidth=0.8,
+        mutation_aspect=WIDTH / HEIGHT,
     )
     axes.add_patch(box)  # type: ignore[attr-defined]
     heading = f"{vertex['operator']}: {vertex['rule']}" if vertex["rule"] else vertex["operator"]
@@ -129,8 +137,15 @@ def _arrow(upper: tuple[float, float], lower: tuple[float, float]) -> FancyArrow
     """Straight to the row below; in a bow past rows in between."""
     bow = 0.0 if (lower[1] - upper[1] < 1.5 and abs(upper[0] - lower[0]) < 1e-9) or lower[1] - upper[1] < 1.5 else 0.25
     return FancyArrowPatch(
-        (upper[0], upper[1] + 0.34), (lower[0], lower[1] - 0.34), connectionstyle=f"arc3,rad={bow}",
-        arrowstyle="-|>", mutation_scale=7, color="0.45", linewidth=0.8, shrinkA=0, shrinkB=0,
+        (upper[0], upper[1] + 0.34),
+        (lower[0], lower[1] - 0.34),
+        connectionstyle=f"arc3,rad={bow}",
+        arrowstyle="-|>",
+        mutation_scale=7,
+        color="0.45",
+        linewidth=0.8,
+        shrinkA=0,
+        shrinkB=0,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from math import prod
 from typing import Any
 
 from onnxlrp.data import Meaning
@@ -13,7 +12,7 @@ from onnxlrp.errors import ChoiceError, NoRule, Unsupported
 from onnxlrp.explain import Explainer
 from onnxlrp.model import Model, describe
 from onnxlrp.plan import Plan
-from onnxlrp.report.gallery import preprocessing_as_dict
+from onnxlrp.report.summary import preprocessing_as_dict
 
 WHY_PRESET = {
     "attnlrp": "Softmax and MatMul: attention",
@@ -117,7 +116,7 @@ def _described(model: Model, meaning: Meaning) -> dict[str, Any]:
         "operators": dict(operators.most_common()),
         "weights": {
             "tensors": len(tensors),
-            "parameters": sum(prod(int(n) for n in tensor.shape) for tensor in tensors),  # type: ignore[union-attr]
+            "parameters": sum(tensor.size for tensor in tensors),
             "bytes": sum(tensor.nbytes for tensor in tensors),
         },
         "preprocessing": preprocessing_as_dict(meaning),

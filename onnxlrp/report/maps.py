@@ -85,7 +85,7 @@ def one_sample(array: Array, letters: str, sample: int) -> tuple[Array, str]:
 
 
 def gray_picture(array: Array, letters: str) -> NDArray[np.uint8] | None:
-    """The input itself in gray, darkest to lightest value, where nobody knows its pixels; None where it is no picture."""
+    """The input itself in gray, from its darkest to its lightest value; None where it is no picture."""
     if not {"H", "W"} <= set(letters) or array.dtype.kind not in "fiu" or not set(letters) <= set("CHW"):
         return None
     values = np.asarray(array, np.float64)
@@ -93,7 +93,7 @@ def gray_picture(array: Array, letters: str) -> NDArray[np.uint8] | None:
         values, letters = values.mean(axis=letters.index("C")), letters.replace("C", "")
     values = values if letters == "HW" else values.T
     span = np.ptp(values)
-    return np.rint((values - values.min()) / (span or 1.0) * 255).astype(np.uint8)
+    return np.asarray(np.rint((values - values.min()) / (span or 1.0) * 255), np.uint8)
 
 
 def _reduced(array: Array, letters: str, how: str) -> Map:

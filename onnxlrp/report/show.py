@@ -57,5 +57,7 @@ def as_data_uri(drawing: Figure, dpi: int = 100) -> str:
 
 
 def _image(explanation: Explanation, sample: int) -> str:
-    described = html.escape(explanation.title(sample) if explanation.score.ndim == 1 else explanation.method, quote=True)
+    described = html.escape(
+        explanation.title(sample) if explanation.score.ndim == 1 else explanation.method, quote=True
+    )
     return f'<img alt="{described}" src="{as_data_uri(plot_explanation(explanation, sample))}">'

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlrp.data.meaning import Meaning
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Explanation
-from onnxlrp.version import VERSION
 
 SUM_TOLERANCE = 1e-3
 """How far from 1 the sum of float16 probabilities may lie."""
@@ -30,6 +30,9 @@ class Prediction:
     score: float
     probability: float | None
 
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 def predictions(explainer: Explainer, explanation: Explanation, sample: int = 0, most: int = 5) -> list[Prediction]:
     """The largest classes of one sample, the first largest; empty where the output is no vector per sample."""
@@ -39,7 +42,12 @@ def predictions(explainer: Explainer, explanation: Explanation, sample: int = 0,
     probabilities = as_probabilities(scores)
     order = np.argsort(-scores, kind="stable")[:most]
     return [
-        Prediction(int(i), _label(int(i), explanation), float(scores[i]), None if probabilities is None else float(probabilities[i]))
+        Prediction(
+            int(i),
+            _label(int(i), explanation),
+            float(scores[i]),
+            None if probabilities is None else float(probabilities[i]),
+        )
         for i in order
     ]
 
@@ -68,20 +76,25 @@ def as_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
 def doubt(top_probabilities: Sequence[float], classes: int) -> str:
     """A sentence where the top classes get too little to believe in the preprocessing; else "".
 
-    The middle one counts, because single photos are hard. Measured on 100 ImageNet photos: fed as they were trained,
-    SqueezeNet's middle one is 0.65 and MobileNetV2's 0.91; fed otherwise 0.20 to 0.26, 0.61 (mean not subtracted: a third
-    of the answers still right), 0.41 to 0.43, 0.76 (half still right) and 0.14. Of single photos fed rightly 2 to 5 % lie
-    below 0.2, of those fed wrongly up to 63 %. Accuracy suffers before confidence does: no warning is no proof.
+    The median counts, because single photos are hard. Measured on 100 ImageNet photos, median (top-1 accuracy):
+
+        SqueezeNet    caffe-bgr (right) 0.65 (61 %)    imagenet, 0-1, -1-1 0.20 to 0.26 (0 %)    0-255 0.61 (32 %)
+        MobileNetV2   imagenet (right) 0.91 (79 %)     0-255 0.14 (0 %)    caffe-bgr 0.43 (6 %)    0-1 0.41 (40 %)
+                                                       -1-1 0.76 (69 %)
+
+    Of single photos fed rightly 2 to 5 % lie below 0.2, of those fed wrongly up to 63 %; hardly one lies below 0.05.
+    No warning is no proof.
     """
     if classes < 3 or not top_probabilities:
         return ""
     middle, least = float(np.median(top_probabilities)), least_believable(classes, len(top_probabilities))
     if middle >= least:
         return ""
-    whose = f"The top class of {classes} gets" if len(top_probabilities) == 1 else f"The top classes of {classes} get, in the middle,"
+    single = len(top_probabilities) == 1
+    whose = f"The top class of {classes} gets" if single else f"Half the top classes of {classes} get"
     return (
-        f"{whose} only {middle:.1%} (below {least:.0%}): a trained classifier that is fed as it was trained is surer than "
-        "that. Is the preprocessing right? Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
+        f"{whose} {middle:.1%} or less; a trained classifier that is fed as it was trained is surer than that (above "
+        f"{least:.0%}). Is the preprocessing right? Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
     )
 
 
@@ -90,12 +103,35 @@ def least_believable(classes: int, samples: int) -> float:
     return max(0.3 if samples >= ENOUGH else 0.2, 1.5 / classes)
 
 
+def loss(ratios: Sequence[float]) -> str:
+    """A sentence where little of the relevance arrives, or many times of it; else ""."""
+    known = [ratio for ratio in ratios if math.isfinite(ratio)]
+    if not known or 0.1 <= abs(middle := float(np.median(known))) <= 10:
+        return ""
+    return (
+        f"{middle:.2g} times the seeded relevance arrives at the input (median), so its sum is not f(x); the heatmap "
+        "still ranks pixels. `onnxlrp verify MODEL` shows which layers keep it."
+    )
+
+
+def class_count(explainer: Explainer) -> int:
+    """Classes of the explained output; 0 where the file does not say."""
+    shape = explainer.output.asked.shape
+    axis = 1 if explainer.output.batched else 0
+    size = shape[axis] if shape is not None and len(shape) > axis else 0
+    return size if isinstance(size, int) else 0
+
+
 def conservation_of(explanation: Explanation, sample: int) -> dict[str, float] | None:
     """Sums of one sample; None for methods that conserve nothing."""
     kept = explanation.conservation
     if kept is None or kept.seeded.ndim > 1:
         return None
-    return {"seeded": float(kept.seeded[sample]), "arrived": float(kept.arrived[sample]), "ratio": float(kept.ratio[sample])}
+    return {
+        "seeded": float(kept.seeded[sample]),
+        "arrived": float(kept.arrived[sample]),
+        "ratio": float(kept.ratio[sample]),
+    }
 
 
 def target_of(explanation: Explanation, sample: int) -> Any:
@@ -135,8 +171,19 @@ def model_as_dict(explainer: Explainer) -> dict[str, Any]:
     }
 
 
-def prediction_as_dict(prediction: Prediction) -> dict[str, Any]:
-    return asdict(prediction)
+def preprocessing_as_dict(meaning: Meaning) -> dict[str, Any]:
+    """What was taken for the meaning of the input's numbers, and how far it was guessed."""
+    sidecar = meaning.sidecar
+    keys = ("kind", "layout", "size", "channels", "preprocessing", "scale", "mean", "std", "resize")
+    said = {key: getattr(sidecar, key) for key in keys if getattr(sidecar, key) is not None}
+    return {"sidecar": str(sidecar.source) if sidecar.source else None, "guessed": list(meaning.guessed), **said}
+
+
+def spoken(found: Sequence[Prediction]) -> str:
+    """`star 99.8 %, circle 0.1 %`."""
+    return ", ".join(
+        f"{p.label} {p.score:.3g}" if p.probability is None else f"{p.label} {p.probability:.1%}" for p in found
+    )
 
 
 def as_json(value: Any) -> Any:
@@ -153,6 +200,3 @@ def as_json(value: Any) -> Any:
 def _label(index: int, explanation: Explanation) -> str:
     labels = explanation.labels
     return labels[index] if labels is not None and index < len(labels) else str(index)
-
-
-__all__ = ["VERSION", "Prediction", "as_json", "as_probabilities", "least_believable", "predictions"]
