@@ -73,7 +73,7 @@ def verify(
     shared: dict[str, Any] = {"output": output, "inputs": inputs, "providers": providers, "labels": labels, "logits": logits}
     original = prepare(original)
     explainer = Explainer(original, preset=preset, rules=rules, bias=bias, box=box, **shared)
-    feeds = explainer._feeds(x if x is not None else sample_input(original, seed, providers))
+    feeds = explainer.checked(x if x is not None else sample_input(original, seed, providers))
     gradient = Explainer(original, method="gradient", **shared)
     ledger = Ledger()
     compiled = compile_model(explainer.model, explainer.request(), ledger)
@@ -246,7 +246,7 @@ def _lrp0_is_gradient_times_input(
 
 def _is_homogeneous(family: Family, op_type: str) -> bool:
     linear = family in (Family.LINEAR, Family.SUM, Family.MOVEMENT, Family.CHOICE)
-    return linear or family is Family.POINTWISE and op_type in HOMOGENEOUS
+    return linear or (family is Family.POINTWISE and op_type in HOMOGENEOUS)
 
 
 def _lrp0_request(gradient: Explainer) -> Request:

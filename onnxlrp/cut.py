@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxlrp.model import Model
-from onnxlrp.target import find_tensor
+from onnxlrp.output import find_tensor
 
 
 def cut_model(model: Model, names: Sequence[str]) -> Model:

@@ -67,10 +67,10 @@ class Emit:
         return operand if operand is None or isinstance(operand, ir.Value) else self.constant(operand)
 
     def constant(self, literal: Literal, dtype: Any = None) -> ir.Value:
-        """An initialiser; equal ones are shared. float → float32, int → int64."""
+        """An initialiser; equal ones are shared. float → float32, int → int64, an empty list → int64."""
         array = np.asarray(literal)
         if dtype is None and array.dtype.kind in "fiu":
-            dtype = np.float32 if array.dtype.kind == "f" else np.int64
+            dtype = np.float32 if array.dtype.kind == "f" and array.size else np.int64
         array = np.ascontiguousarray(array.astype(dtype, copy=False)) if array.ndim else array.astype(dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:

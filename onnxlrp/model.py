@@ -22,6 +22,9 @@ from onnxlrp.storage import read_skeleton
 LOWEST_OPSET = 16
 """The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
 
+LOWEST_IR_VERSION, HIGHEST_IR_VERSION = 8, 11
+"""What explainers are written in: 8 goes with opset 16, and no onnxruntime of the last years stops at less than 11."""
+
 NAMED_DEFAULT_DOMAIN = "ai.onnx"
 
 Source = str | Path | bytes | onnx.ModelProto | ir.Model
@@ -102,7 +105,7 @@ def read(source: Source) -> Model:
             raise
         except onnx.checker.ValidationError as error:
             raise ModelError(f"{where} is not a valid ONNX model: {str(error).strip()}") from error
-    proto.ir_version = min(max(proto.ir_version, 8), 10) if proto.ir_version < 11 else proto.ir_version
+    proto.ir_version = min(max(proto.ir_version, LOWEST_IR_VERSION), HIGHEST_IR_VERSION)
     try:
         model = ir.from_proto(proto)
     except ir.serde.SerdeError as error:
@@ -198,7 +201,7 @@ _STAGES: tuple[_Stage, ...] = (_check, _drop_weights_from_inputs, _inline_functi
 def _parse(data: bytes) -> onnx.ModelProto:
     try:
         proto = onnx.ModelProto.FromString(data)
-    except Exception as error:  # noqa: BLE001 - protobuf runtimes raise types of their own
+    except Exception as error:
         raise ModelError(f"These {len(data)} bytes are not an ONNX model: {error}") from error
     if not proto.graph.output:
         raise ModelError(f"These {len(data)} bytes hold no ONNX graph with outputs.")

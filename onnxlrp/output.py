@@ -1,0 +1,186 @@
+"""Which tensor is explained: the output that was asked for, stepped back from labels and probabilities to logits."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxlrp.errors import ChoiceError
+from onnxlrp.graph import FLOATS
+
+_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
+_SAME_ELEMENTS = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout", "Cast"})
+_LABELS = frozenset(
+    {
+        "ZipMap",
+        "Cast",
+        "ArgMax",
+        "ArgMin",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "Equal",
+        "Not",
+        "Identity",
+    }
+    | {"LabelEncoder", "ArrayFeatureExtractor", "Gather", "Squeeze", "Reshape", "Unsqueeze", "Flatten", "Binarizer"}
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """The explained output.
+
+    asked   : the tensor that target and seed are indexed and shaped like
+    tensor  : the tensor that is explained; the same elements in the same order
+    batched : whether axis 0 counts samples
+    because : how `tensor` was found
+    """
+
+    asked: ir.Value
+    tensor: ir.Value
+    batched: bool
+    because: str
+
+
+def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) -> Output:
+    """Choose what is explained.
+
+    name   : any tensor; taken exactly. None: the first float output, stepped back to scores and logits
+    logits : the sidecar's word on where the logits are
+    Errors: ChoiceError for an unknown tensor, or one that holds no floats.
+    """
+    if name is not None:
+        value = find_tensor(graph, name, "output")
+        return Output(value, value, is_batched(value, graph), "as asked")
+    if logits is not None:
+        value = find_tensor(graph, logits, "logits tensor")
+        asked = next((v for v in graph.outputs if v.dtype in FLOATS and _same_axes(v, value)), value)
+        return Output(asked, value, is_batched(asked, graph), "the sidecar's logits")
+    floats = [value for value in graph.outputs if value.dtype in FLOATS]
+    asked = next((value for value in floats if _depends_on_input(value)), floats[0] if floats else None)
+    because = "first float output"
+    if asked is None:
+        asked, because = _scores(graph.outputs[0]), "the scores behind the labels"
+    tensor = _logits(asked)
+    if tensor is not asked:
+        node = tensor.uses()[0].node
+        because = f"the logits before {node.op_type} '{node.name}'"
+    return Output(asked, tensor, is_batched(asked, graph), because)
+
+
+def _same_axes(a: ir.Value, b: ir.Value) -> bool:
+    """Same rank, and no dimension known to differ; symbolic ones may bear other names."""
+    if a.shape is None or b.shape is None or len(a.shape) != len(b.shape):
+        return False
+    return all(
+        not isinstance(m, int) or not isinstance(n, int) or m == n for m, n in zip(a.shape, b.shape, strict=True)
+    )
+
+
+def find_tensor(graph: ir.Graph, name: str, what: str) -> ir.Value:
+    """A tensor by name.  Errors: ChoiceError with the closest names."""
+    values = {v.name: v for v in [*graph.inputs, *(o for node in graph for o in node.outputs)] if v.name}
+    values |= {n: v for n, v in graph.initializers.items() if n not in values}
+    if name in values:
+        return values[name]
+    close = difflib.get_close_matches(name, [n for n in values if n], n=3)
+    hint = f" Close to it: {', '.join(close)}." if close else ""
+    outputs = ", ".join(v.name or "" for v in graph.outputs)
+    inputs = ", ".join(v.name or "" for v in graph.inputs)
+    raise ChoiceError(f"The model has no {what} '{name}'.{hint} Its inputs: {inputs}; its outputs: {outputs}.")
+
+
+def is_batched(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether axis 0 of an output counts samples, as axis 0 of the inputs does; an axis is never guessed into being."""
+    if value.shape is None or not len(value.shape):
+        return value.shape is None
+    inputs = [v for v in graph.inputs if v.shape is not None and len(v.shape)]
+    leading = [v.shape[0] for v in inputs if v.shape is not None]
+    first = value.shape[0]
+    if len(value.shape) == 1 and isinstance(first, int):
+        return first in leading and any(v.shape is not None and len(v.shape) > 1 for v in inputs)
+    if isinstance(first, int) and leading and all(isinstance(d, int) for d in leading):
+        return first in leading
+    return True
+
+
+def _depends_on_input(value: ir.Value) -> bool:
+    """Whether some input of the model is upstream; an exported constant is no prediction."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        current = waiting.pop()
+        if current.is_graph_input():
+            return True
+        node = current.producer()
+        fresh = [o for o in node.inputs if o is not None and o not in seen] if node is not None else []
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return False
+
+
+def _scores(value: ir.Value) -> ir.Value:
+    """Step back from labels to the first float tensor."""
+    found = value
+    for _ in range(32):
+        node = found.producer()
+        if found.dtype in FLOATS and found is not value:
+            return found
+        if node is None or node.op_type not in _LABELS or node.inputs[0] is None:
+            break
+        data = 1 if node.op_type in ("Gather", "ArrayFeatureExtractor") and node.inputs[0].producer() is None else 0
+        operand = node.inputs[data]
+        if operand is None:
+            break
+        found = operand
+    if found.dtype in FLOATS:
+        return found
+    raise ChoiceError(
+        f"No output of the model holds floats ('{value.name}' is {value.dtype}), and no scores were found behind it. "
+        "Name the tensor to explain with output=."
+    )
+
+
+def _logits(value: ir.Value) -> ir.Value:
+    """Step back from final probabilities, also behind Reshape, Flatten, Identity, to the logits."""
+    found = value
+    while True:
+        node = found.producer()
+        if node is None or node.domain or node.inputs[0] is None or node.inputs[0].dtype not in FLOATS:
+            return value
+        if node.op_type in _PROBABILITIES:
+            return node.inputs[0]
+        if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
+            return spelled_out
+        if node.op_type not in _SAME_ELEMENTS:
+            return value
+        found = node.inputs[0]
+
+
+def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:
+    """x of exp(x − max x) / Σ exp(x − max x), as TensorFlow and JAX exporters spell a softmax out."""
+    numerator, denominator = node.inputs
+    exponential = numerator.producer() if numerator is not None else None
+    total = _behind_movement(denominator)
+    if exponential is None or exponential.op_type != "Exp" or total is None or total.op_type != "ReduceSum":
+        return None
+    if total.inputs[0] is not numerator or exponential.inputs[0] is None:
+        return None
+    shifted = exponential.inputs[0].producer()
+    if shifted is None or shifted.op_type != "Sub":
+        return exponential.inputs[0]
+    largest = _behind_movement(shifted.inputs[1])
+    return shifted.inputs[0] if largest is not None and largest.op_type == "ReduceMax" else exponential.inputs[0]
+
+
+def _behind_movement(value: ir.Value | None) -> ir.Node | None:
+    """The node that computed a tensor, seen through what only reshapes or bounds it."""
+    for _ in range(8):
+        node = value.producer() if value is not None else None
+        if node is None or node.op_type not in _SAME_ELEMENTS | {"Expand", "Max", "Where"}:
+            return node
+        value = next((o for o in node.inputs if o is not None and o.producer() is not None), None)
+    return None
