@@ -104,7 +104,7 @@ def _keeps_shape(node: ir.Node, z: ir.Value, other: ir.Value | None, facts: Fact
     extra = facts.dims(other)
     if extra is None or dims is None or len(extra) > len(dims):
         return False
-    return dims == after or all(isinstance(d, int) for d in extra) and _fits_inside(extra, dims)
+    return dims == after or (all(isinstance(d, int) for d in extra) and _fits_inside(extra, dims))
 
 
 def _fits_inside(extra: Sequence[object], dims: Sequence[object]) -> bool:

@@ -218,7 +218,7 @@ class _First:
             if node.op_type in _SQUASHING:
                 return node.op_type
             operator = lookup(node.op_type, node.domain)
-            if operator is None or operator.family is not Family.MOVEMENT and node.op_type not in _TRANSPARENT:
+            if operator is None or (operator.family is not Family.MOVEMENT and node.op_type not in _TRANSPARENT):
                 return ""
             signals = [operand for operand in node.inputs if self._facts.is_signal(operand)]
             if len(signals) != 1:

@@ -1,4 +1,4 @@
-"""Look at a saved explainer as its users will: what goes in and out, and whether the standard's own checker accepts it."""
+"""A saved explainer as its users meet it: what goes in and out, and whether the standard's checker accepts it."""
 
 from __future__ import annotations
 

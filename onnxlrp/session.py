@@ -50,7 +50,7 @@ class Session:
     def _start(self, model: str | bytes, options: ort.SessionOptions, wanted: Sequence[str]) -> None:
         try:
             self._session = ort.InferenceSession(model, options, providers=wanted)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own, all of them load errors
+        except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
         self.providers = tuple(self._session.get_providers())
         if CUDA in wanted and CUDA not in self.providers:
@@ -73,7 +73,7 @@ class Session:
         names = list(outputs) if outputs is not None else self.outputs
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises types of its own
+        except Exception as error:
             shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise InputError(f"The model does not run on {shapes}: {_first_line(error)}") from error
 
@@ -115,7 +115,7 @@ def _cuda_session_starts() -> bool:
         try:
             value.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
             cuda_works._answer = True  # type: ignore[attr-defined]
-        except Exception:  # noqa: BLE001 - whatever the driver says, there is no CUDA
+        except Exception:
             cuda_works._answer = False  # type: ignore[attr-defined]
     return bool(cuda_works._answer)  # type: ignore[attr-defined]
 

@@ -54,7 +54,7 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
         try:
             pieces = b"".join(_model_without_weights(view, path.name))
             proto = onnx.ModelProto.FromString(pieces)
-        except Exception as error:  # noqa: BLE001 - protobuf runtimes raise types of their own
+        except Exception as error:
             raise ModelError(
                 f"'{path}' ({path.stat().st_size} bytes) is not an ONNX model: {error or 'it cannot be parsed'}. "
                 "Export or copy it again; a Git LFS pointer or a text file looks like this too."

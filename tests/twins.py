@@ -243,7 +243,7 @@ LAYERS: list[Layer] = [
         kernel_shape=[3, 2], dilations=[2, 3], pads=[1, 0, 1, 0],
     ),
     layer("average-pool-same", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2, 2], auto_pad=UPPER),
-    layer("average-pool-same-lower", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2] * 2, auto_pad=LOWER),
+    layer("average-pool-same-low", (1, 2, 6, 5), "AveragePool", X, kernel_shape=[3, 2], strides=[2, 1], auto_pad=LOWER),
     layer("average-pool-1d", (2, 2, 7), "AveragePool", X, kernel_shape=[3], strides=[2], pads=[1, 1]),
     layer("average-pool-3d", (1, 2, 3, 4, 4), "AveragePool", X, kernel_shape=[2, 2, 3], pads=[0, 1, 0, 0, 0, 1]),
     layer("global-average-pool", (2, 3, 3, 4), "GlobalAveragePool", X),
