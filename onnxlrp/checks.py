@@ -144,6 +144,7 @@ def _forward_equals(
 def _original_outputs(source: Source | Model, feeds: Arrays, providers: str | Sequence[str] | None) -> dict[str, Any]:
     if isinstance(source, Model):
         return dict(Session(source.copy(), providers).run(feeds))
+    source = ir.to_proto(source) if isinstance(source, ir.Model) else source
     return dict(Session.of_file(source, providers).run(feeds))
 
 
@@ -171,7 +172,7 @@ def _gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
 def _nearby(array: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
     """The array with noise of 1 % of its range."""
     scale = 0.01 * float(np.ptp(array)) or 0.01
-    return (array + scale * random.standard_normal(array.shape)).astype(array.dtype)
+    return np.asarray(array + scale * random.standard_normal(array.shape), array.dtype)
 
 
 def _frozen_seed(explainer: Explainer, feeds: Arrays) -> np.ndarray[Any, Any]:
@@ -180,7 +181,7 @@ def _frozen_seed(explainer: Explainer, feeds: Arrays) -> np.ndarray[Any, Any]:
     flat = y.reshape(len(y) if explainer.output.batched and y.ndim else 1, -1)
     seed = np.zeros(flat.shape, np.float32)
     seed[np.arange(len(flat)), flat.argmax(axis=1)] = 1.0
-    return seed.reshape(y.shape)
+    return np.asarray(seed.reshape(y.shape))
 
 
 def _direction(gradient: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:

@@ -40,13 +40,19 @@ class Emit:
 
     # --- nodes and constants -----------------------------------------------------------------------------------------
 
-    def __getattr__(self, op_type: str) -> Callable[..., Any]:
+    def __getattr__(self, op_type: str) -> Callable[..., ir.Value]:
         if not op_type[:1].isupper():
             raise AttributeError(op_type)
         return lambda *inputs, **attributes: self.node(op_type, *inputs, **attributes)
 
-    def node(self, op_type: str, *inputs: Operand, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
-        """Append one node; one output is returned as a value, several as a tuple."""
+    def node(self, op_type: str, *inputs: Operand, domain: str = "", **attributes: Any) -> ir.Value:
+        """Append one node with one output."""
+        return self.nodes(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def nodes(
+        self, op_type: str, *inputs: Operand, outputs: int, domain: str = "", **attributes: Any
+    ) -> tuple[ir.Value, ...]:
+        """Append one node with several outputs."""
         operands = [self.value(operand) for operand in inputs]
         while operands and operands[-1] is None:
             operands.pop()
@@ -60,8 +66,7 @@ class Emit:
             self.graph.append(node)
             self._nodes.add(node)
             self._written[key] = tuple(node.outputs)
-        written = self._written[key]
-        return written[0] if outputs == 1 else written
+        return self._written[key]
 
     def value(self, operand: Operand) -> ir.Value | None:
         return operand if operand is None or isinstance(operand, ir.Value) else self.constant(operand)
@@ -112,11 +117,11 @@ class Emit:
 
     def positive(self, x: ir.Value) -> ir.Value:
         """x⁺ = max(x, 0)."""
-        return self.Relu(x)  # type: ignore[no-any-return]
+        return self.Relu(x)
 
     def negative(self, x: ir.Value) -> ir.Value:
         """x⁻ = min(x, 0)."""
-        return self.Min(x, 0.0)  # type: ignore[no-any-return]
+        return self.Min(x, 0.0)
 
     def ones_like(self, x: ir.Value) -> ir.Value:
         return self.filled(self.Shape(x), 1.0)
@@ -125,10 +130,10 @@ class Emit:
         return self.filled(self.Shape(x), 0.0)
 
     def filled(self, shape: ir.Value, number: float) -> ir.Value:
-        return self.Expand(number, shape)  # type: ignore[no-any-return]
+        return self.Expand(number, shape)
 
     def reshape_like(self, x: ir.Value, like: ir.Value) -> ir.Value:
-        return self.Reshape(x, self.Shape(like), allowzero=1)  # type: ignore[no-any-return]
+        return self.Reshape(x, self.Shape(like), allowzero=1)
 
     def stabilise(self, z: ir.Value, eps: float, *, nonnegative: bool = False) -> ir.Value:
         """Move z away from zero by eps, keeping its sign; zero counts as positive.
@@ -139,9 +144,9 @@ class Emit:
         Source: Bach et al. 2015, the epsilon rule.
         """
         if nonnegative:
-            return self.Add(z, eps)  # type: ignore[no-any-return]
+            return self.Add(z, eps)
         step = self.HardSigmoid(z, alpha=STEEP, beta=1.0)
-        return self.Add(z, self.Sub(self.Mul(step, 2.0 * eps), eps))  # type: ignore[no-any-return]
+        return self.Add(z, self.Sub(self.Mul(step, 2.0 * eps), eps))
 
     def quotient(self, r: ir.Value, z: ir.Value, eps: float, *, nonnegative: bool = False) -> ir.Value:
         """r / stabilise(z, eps); with eps = 0 the quotient is 0 where z = 0 (LRP-0).
@@ -151,13 +156,13 @@ class Emit:
         """
         if eps == 0:
             zero = self.Equal(z, 0.0)
-            return self.Where(zero, 0.0, self.Div(r, self.Where(zero, 1.0, z)))  # type: ignore[no-any-return]
+            return self.Where(zero, 0.0, self.Div(r, self.Where(zero, 1.0, z)))
         factored = self._as_product(r, z)
         if factored is None:
-            return self.Div(r, self.stabilise(z, eps, nonnegative=nonnegative))  # type: ignore[no-any-return]
+            return self.Div(r, self.stabilise(z, eps, nonnegative=nonnegative))
         activation, multiplier = factored
         size = activation if nonnegative or activation is not z else self.Abs(activation)
-        return self.Mul(multiplier, self.Div(size, self.Add(size, eps)))  # type: ignore[no-any-return]
+        return self.Mul(multiplier, self.Div(size, self.Add(size, eps)))
 
     def _as_product(self, r: ir.Value, z: ir.Value) -> tuple[ir.Value, ir.Value] | None:
         """(a, c) where this writer wrote r = a ⊙ c with a = z or a = max(z, 0)."""
@@ -177,8 +182,8 @@ class Emit:
             return parts[0]
         factors = [self._cofactor(part, value) for part in parts]
         if all(factor is not None for factor in factors):
-            return self.Mul(value, self.Sum(*factors))  # type: ignore[no-any-return]
-        return self.Sum(*parts)  # type: ignore[no-any-return]
+            return self.Mul(value, self.Sum(*factors))
+        return self.Sum(*parts)
 
     def _cofactor(self, part: ir.Value, value: ir.Value) -> ir.Value | None:
         node = part.producer()
@@ -188,23 +193,23 @@ class Emit:
 
     def mask(self, condition: ir.Value) -> ir.Value:
         """A boolean tensor as 0.0 and 1.0."""
-        return self.Cast(condition, to=ir.DataType.FLOAT)  # type: ignore[no-any-return]
+        return self.Cast(condition, to=ir.DataType.FLOAT)
 
     def sum(self, x: ir.Value, axes: Sequence[int] | ir.Value | None = None, *, keepdims: bool = True) -> ir.Value:
         """ReduceSum over `axes`; None = all of them, an empty list = none."""
         if axes is not None and not isinstance(axes, ir.Value) and not len(axes):
             return x
-        return self.ReduceSum(x, axes, keepdims=int(keepdims))  # type: ignore[no-any-return]
+        return self.ReduceSum(x, axes, keepdims=int(keepdims))
 
     def reduce(self, op_type: str, x: ir.Value, axes: Operand, *, keepdims: bool = True) -> ir.Value:
         """ReduceMax, ReduceMin, ReduceMean…: axes are an attribute below opset 18 and an input from 18 on."""
         if self.opset >= 18:
-            return self.node(op_type, x, axes, keepdims=int(keepdims))  # type: ignore[no-any-return]
-        return self.node(op_type, x, axes=axes, keepdims=int(keepdims))  # type: ignore[no-any-return]
+            return self.node(op_type, x, axes, keepdims=int(keepdims))
+        return self.node(op_type, x, axes=axes, keepdims=int(keepdims))
 
     def dim(self, x: ir.Value, axis: int) -> ir.Value:
         """One dimension as an int64 vector of one element."""
-        return self.Gather(self.Shape(x), [axis])  # type: ignore[no-any-return]
+        return self.Gather(self.Shape(x), [axis])
 
 
 class _Arithmetic:
@@ -214,19 +219,19 @@ class _Arithmetic:
         self._emit = emit
 
     def Add(self, lhs: Operand, rhs: Operand) -> ir.Value:
-        return self._emit.node("Add", lhs, rhs)  # type: ignore[no-any-return]
+        return self._emit.node("Add", lhs, rhs)
 
     def Sub(self, lhs: Operand, rhs: Operand) -> ir.Value:
-        return self._emit.node("Sub", lhs, rhs)  # type: ignore[no-any-return]
+        return self._emit.node("Sub", lhs, rhs)
 
     def Mul(self, lhs: Operand, rhs: Operand) -> ir.Value:
-        return self._emit.node("Mul", lhs, rhs)  # type: ignore[no-any-return]
+        return self._emit.node("Mul", lhs, rhs)
 
     def Div(self, lhs: Operand, rhs: Operand) -> ir.Value:
-        return self._emit.node("Div", lhs, rhs)  # type: ignore[no-any-return]
+        return self._emit.node("Div", lhs, rhs)
 
     def Neg(self, operand: Operand) -> ir.Value:
-        return self._emit.node("Neg", operand)  # type: ignore[no-any-return]
+        return self._emit.node("Neg", operand)
 
 
 def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for
+from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for, upstream
 from onnxlrp.cut import cut_model
 from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.explanation import Conservation, Explanation
@@ -87,9 +87,9 @@ class Explainer:
         self.batch_size = _at_least_one(batch_size)
         self.rules = dict(rules or {})
         self.box = box
-        self.preset = self._choose_preset(preset)
         self._options = options
         self._output, self._logits, self._inputs = output, logits, list(inputs) if inputs is not None else None
+        self.preset = self._choose_preset(preset)
         if isinstance(self.method, Pass):
             _ = self._planned
         else:
@@ -204,6 +204,11 @@ class Explainer:
         return self._feeding.check(x)
 
     @property
+    def takes_batches(self) -> bool:
+        """Whether a call may hold several samples that are explained side by side."""
+        return self.output.batched
+
+    @property
     def used_providers(self) -> tuple[str, ...]:
         """Of the sessions that have run."""
         sessions = self._run.sessions if "_run" in self.__dict__ else []
@@ -218,7 +223,7 @@ class Explainer:
             raise ChoiceError(f"Rules belong to a backward pass; the method '{self.method.name}' takes none.")
         if preset is not None or self.method.name != "lrp":
             return preset
-        types = {node.op_type for node in self.model.graph}
+        types = {node.op_type for value in upstream(self._endpoints[0].tensor) if (node := value.producer()) is not None}
         return default_preset(lambda op_type: op_type in types)
 
     def _require_floats(self) -> None:

@@ -24,12 +24,12 @@ class Conservation:
     def ratio(self) -> np.ndarray[Any, Any]:
         """arrived / seeded; NaN where nothing was seeded."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.seeded == 0, np.nan, self.arrived / self.seeded)
+            return np.asarray(np.where(self.seeded == 0, np.nan, self.arrived / self.seeded))
 
     @property
     def absorbed(self) -> np.ndarray[Any, Any]:
         """What biases, stabilisers and rules that do not conserve kept: seeded − arrived."""
-        return self.seeded - self.arrived
+        return np.asarray(self.seeded - self.arrived)
 
     def __str__(self) -> str:
         def one(seeded: float, arrived: float, ratio: float) -> str:

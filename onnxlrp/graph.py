@@ -6,6 +6,7 @@ through it. `Unit` is what the walk treats as one layer. `between` keeps the uni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,7 +91,7 @@ class Facts:
             return None
         sizes = [a.size for a in inputs if a is not None]
         dims = self.dims(value)
-        size = int(np.prod(dims)) if dims is not None and all(isinstance(d, int) for d in dims) else 0
+        size = math.prod(d for d in dims or () if isinstance(d, int))
         if max([size, *sizes]) > SMALL:
             return None
         return _run_node(node, inputs)[value.index() or 0]
@@ -211,10 +212,10 @@ def _run_node(
         [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in dict.fromkeys(names)],
         [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None) for name in proto.output if name],
     )
-    version = node.version or (node.graph.opset_imports.get(node.domain, 1) if node.graph is not None else 1)  # type: ignore[union-attr]
+    version = node.version or (node.graph.opset_imports.get(node.domain, 1) if node.graph is not None else 1)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, version)])
     feeds = {name: array for name, array in zip(proto.input, inputs, strict=True) if name}
     try:
-        return onnx.reference.ReferenceEvaluator(model).run(None, feeds)  # type: ignore[no-any-return]
+        return list(onnx.reference.ReferenceEvaluator(model).run(None, feeds))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return [None] * len(proto.output)  # the reference does not cover every operator: then it is not known here

@@ -126,7 +126,7 @@ def _rank(value: ir.Value, facts: Facts) -> int | None:
 
 
 def _only_consumer(value: ir.Value, visible: set[ir.Value]) -> ir.Node | None:
-    uses = value.uses()
+    uses = list(value.uses())
     return uses[0].node if len(uses) == 1 and value not in visible else None
 
 
@@ -166,9 +166,9 @@ def _scale_and_shift(inner: Step, node: ir.Node, before: ir.Value) -> tuple[Cont
 def _beside(inner: Step, node: ir.Node, before: ir.Value, scale: ir.Value) -> ir.Value:
     """The scale, shaped to multiply a bias that is broadcastable to z."""
     if node.op_type == "BatchNormalization":
-        return inner.emit.Reshape(scale, [-1] + [1] * (inner.rank(0) - 2))  # type: ignore[no-any-return]
+        return inner.emit.Reshape(scale, [-1] + [1] * (inner.rank(0) - 2))
     other = inner.x(1 if node.inputs[0] is before else 0)
-    return inner.emit.Reciprocal(other) if node.op_type == "Div" else other  # type: ignore[no-any-return]
+    return inner.emit.Reciprocal(other) if node.op_type == "Div" else other
 
 
 def _vjp_through(step: Step, g: ir.Value) -> list[Contribution]:

@@ -60,7 +60,7 @@ class Ledger:
 
     def total(self, emit: Emit) -> ir.Value:
         """All sums in one vector."""
-        return emit.Concat(*self._sums, axis=0)  # type: ignore[no-any-return]
+        return emit.Concat(*self._sums, axis=0)
 
     # --- after running -----------------------------------------------------------------------------------------------
 

@@ -200,7 +200,7 @@ _STAGES: tuple[_Stage, ...] = (_check, _drop_weights_from_inputs, _inline_functi
 
 def _parse(data: bytes) -> onnx.ModelProto:
     try:
-        proto = onnx.ModelProto.FromString(data)
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
     except Exception as error:
         raise ModelError(f"These {len(data)} bytes are not an ONNX model: {error}") from error
     if not proto.graph.output:

@@ -61,13 +61,13 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
         asked = next((v for v in graph.outputs if v.dtype in FLOATS and _same_axes(v, value)), value)
         return Output(asked, value, is_batched(asked, graph), "the sidecar's logits")
     floats = [value for value in graph.outputs if value.dtype in FLOATS]
-    asked = next((value for value in floats if _depends_on_input(value)), floats[0] if floats else None)
-    because = "first float output"
-    if asked is None:
-        asked, because = _scores(graph.outputs[0]), "the scores behind the labels"
+    asked, because = _scores(graph.outputs[0]) if not floats else floats[0], "first float output"
+    if not floats:
+        because = "the scores behind the labels"
+    asked = next((value for value in floats if _depends_on_input(value)), asked)
     tensor = _logits(asked)
     if tensor is not asked:
-        node = tensor.uses()[0].node
+        node = next(iter(tensor.uses())).node
         because = f"the logits before {node.op_type} '{node.name}'"
     return Output(asked, tensor, is_batched(asked, graph), because)
 

@@ -36,9 +36,9 @@ def reference_pass(emit: Emit, plan: Plan, baseline: Any) -> Callable[[ir.Value]
 def _copy(emit: Emit, node: ir.Node, twins: dict[ir.Value, ir.Value]) -> None:
     operands = [twins.get(operand, operand) if operand is not None else None for operand in node.inputs]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-    copied = emit.node(node.op_type, *operands, outputs=len(node.outputs), domain=node.domain, **attributes)
-    for output, twin in zip(node.outputs, copied if len(node.outputs) > 1 else (copied,), strict=True):
-        twin.dtype, twin.shape = output.dtype, output.shape
+    copied = emit.nodes(node.op_type, *operands, outputs=len(node.outputs), domain=node.domain, **attributes)
+    for output, twin in zip(node.outputs, copied, strict=True):
+        twin.type, twin.shape = output.type, output.shape
         twins[output] = twin
 
 

@@ -64,4 +64,4 @@ def _mask(emit: Emit, y: ir.Value, target: ir.Value, rank: int) -> ir.Value:
     chosen = emit.Equal(emit.Reshape(classes, [1, -1] + [1] * (rank - 2)), per_sample)
     by_index = emit.Or(chosen, emit.Equal(per_sample, EVERYTHING))
     mask = emit.mask(emit.Or(emit.And(emit.Equal(per_sample, LARGEST), largest), by_index))
-    return emit.Expand(mask, emit.Shape(y))  # type: ignore[no-any-return]
+    return emit.Expand(mask, emit.Shape(y))

@@ -53,7 +53,7 @@ def read_skeleton(path: Path) -> onnx.ModelProto:
         view = memoryview(data)
         try:
             pieces = b"".join(_model_without_weights(view, path.name))
-            proto = onnx.ModelProto.FromString(pieces)
+            proto: onnx.ModelProto = onnx.ModelProto.FromString(pieces)
         except Exception as error:
             raise ModelError(
                 f"'{path}' ({path.stat().st_size} bytes) is not an ONNX model: {error or 'it cannot be parsed'}. "
@@ -100,7 +100,7 @@ def split_weights(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.Tensor
             value.const_value = _in_memory(value.const_value)
     for name, tensor in large.items():
         model.graph.initializers[name].const_value = ir.ExternalTensor(
-            "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            "weights", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
         )
     try:
         return ir.to_proto(model), large
@@ -132,12 +132,12 @@ def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """Types of other widths (bfloat16, 4 bits) travel inside the protobuf."""
     if not isinstance(tensor, ir.ExternalTensor) or tensor.dtype in _PLAIN:
         return tensor
-    return ir.Tensor(array_of(tensor), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)  # type: ignore[arg-type]
+    return ir.Tensor(array_of(tensor), dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
 def _bytes_of(tensor: ir.TensorProtocol) -> memoryview | bytes:
     array = array_of(tensor)
-    return memoryview(array.reshape(-1).view(np.uint8)) if array.flags.c_contiguous else array.tobytes()
+    return array.reshape(-1).view(np.uint8).data if array.flags.c_contiguous else array.tobytes()
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -197,7 +197,8 @@ def _tensor_without_weights(data: memoryview, base: int, location: str) -> bytes
     body = bodies[0]
     tensor = onnx.TensorProto.FromString(b"".join(bytes(data[f[1] : f[3]]) for f in fields if f is not body))
     _point_to(tensor, location, base + body[2], body[3] - body[2])
-    return tensor.SerializeToString()
+    skeleton: bytes = tensor.SerializeToString()
+    return skeleton
 
 
 def _point_to(tensor: onnx.TensorProto, location: str, offset: int, length: int) -> None:
@@ -246,8 +247,8 @@ def _model_with_weights(
 
 
 def _tensor_header(name: str, tensor: ir.TensorProtocol) -> bytes:
-    header = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=[int(n) for n in tensor.shape])
-    start = header.SerializeToString() + _delimited(TENSOR_RAW_DATA, tensor.nbytes)
+    header = onnx.TensorProto(name=name, data_type=int(tensor.dtype), dims=tensor.shape.numpy())
+    start: bytes = header.SerializeToString() + _delimited(TENSOR_RAW_DATA, tensor.nbytes)
     return _delimited(GRAPH_INITIALIZER, len(start) + tensor.nbytes) + start
 
 

@@ -64,12 +64,12 @@ _RESCALED_BY_CAPTUM = frozenset({"Relu", "Elu", "LeakyRelu", "Sigmoid", "Tanh", 
 
 
 def _absolute(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
-    return emit.Abs(found)  # type: ignore[no-any-return]
+    return emit.Abs(found)
 
 
 def _times_input(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
     floats = x if x.dtype == ir.DataType.FLOAT else emit.Cast(x, to=ir.DataType.FLOAT)
-    return emit.Mul(floats, found)  # type: ignore[no-any-return]
+    return emit.Mul(floats, found)
 
 
 PASSES: dict[str, Pass] = {

@@ -106,7 +106,7 @@ class Random:
 
     def run(self, x: Arrays) -> Arrays:
         random = np.random.default_rng(self.seed)
-        return {name: random.random(array.shape, dtype=np.float32) for name, array in x.items()}
+        return {name: np.asarray(random.random(array.shape, dtype=np.float32)) for name, array in x.items()}
 
 
 def _scores(

@@ -17,7 +17,7 @@ def forget_doubtful_sizes(model: ir.Model, opset: int) -> str:
         return ""
     doubtful: set[ir.Value] = set()
     for node in model.graph:
-        starts = node.op_type in POOLS and not node.domain and node.attributes.get_int("ceil_mode", 0)
+        starts = node.op_type in POOLS and not node.domain and node.attributes.get_int("ceil_mode", default=False)
         if starts or any(operand in doubtful for operand in node.inputs):
             doubtful.update(node.outputs)
             for value in node.outputs:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.errors import InputError, ModelError
-from onnxlrp.session import Session
+from onnxlrp.session import Arrays, Session
 from onnxlrp.storage import array_of
 
 BATCH = "batch"
@@ -67,7 +67,7 @@ def _free_reshape(graph: ir.Graph, node: ir.Node, size: int, rewritten: dict[str
     if (dims[1:] == -1).any():
         operand = node.inputs[0]
         keeps_axis = operand is not None and operand.shape is not None and str(operand.shape[0]) == BATCH
-        if not keeps_axis or node.attributes.get_int("allowzero", 0):
+        if not keeps_axis or node.attributes.get_int("allowzero", default=False):
             return
         dims[0] = 0
     else:
@@ -110,7 +110,7 @@ def _agrees(model: ir.Model, trial: ir.Model, size: int) -> bool:
     return True
 
 
-def random_feeds(model: ir.Model, random: np.random.Generator) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def random_feeds(model: ir.Model, random: np.random.Generator) -> Arrays:
     """Numbers of the declared type and shape; symbolic sizes are 8."""
     feeds = {}
     for value in model.graph.inputs:

@@ -60,9 +60,9 @@ def _widen_attributes(node: ir.Node) -> None:
         for value in node.outputs:
             if _is_half(value) and value.is_graph_output():
                 value.meta["declared"] = value.dtype
-    value = node.attributes.get("value")
-    if value is not None and value.type == ir.AttributeType.TENSOR and value.value.dtype in HALVES:
-        array = array_of(value.value).astype(np.float32)
+    constant = node.attributes.get("value")
+    if constant is not None and constant.type == ir.AttributeType.TENSOR and constant.value.dtype in HALVES:
+        array = array_of(constant.value).astype(np.float32)
         node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
 
 

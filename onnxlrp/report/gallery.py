@@ -258,7 +258,7 @@ class Gallery:
             "skipped": [{"path": str(one.path), "reason": one.reason} for one in self._skipped],
             "warnings": list(self._warnings),
         }
-        return summary.as_json(document)  # type: ignore[no-any-return]
+        return summary.as_json(document)
 
 
 def _joined(group: Sequence[_Loaded]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
+from pathlib import Path as FilePath
 
 import matplotlib as mpl
 import networkx as nx
@@ -12,6 +12,7 @@ import pydot
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
 
 from onnxlrp.errors import ChoiceError
 from onnxlrp.files import atomic_write
@@ -24,8 +25,14 @@ WIDTH, HEIGHT = 2.5, 0.62
 """Of one layer's cell, in inches."""
 
 FILLS = {"input": "#e3edf8", "target": "#fbe3dd", "layer": "#ffffff"}
+MARGIN = 0.35
+"""Columns left and right, for edges that bow past rows in between."""
+
 SWEEPS = 4
 """Passes over the layers that order them by their neighbours, so that fewer edges cross."""
+
+HALF = 0.34
+"""Of a box's height, in rows, with a little air."""
 
 LONGEST_NAME = 34
 
@@ -50,12 +57,12 @@ def relevance_graph(plan: Plan) -> nx.DiGraph:
     return graph
 
 
-def save_graph(path: str | os.PathLike[str], plan: Plan) -> list[Path]:
+def save_graph(path: str | os.PathLike[str], plan: Plan) -> list[FilePath]:
     """Write the graph as .svg, .dot or .graphml; a path without suffix gets all three. Returns what was written.
 
     Errors: ChoiceError for another suffix; InputError when the folder cannot be written.
     """
-    path = Path(path)
+    path = FilePath(path)
     if path.suffix and path.suffix.lower() not in SUFFIXES:
         raise ChoiceError(f"{path}: a graph is written as {', '.join(SUFFIXES)}, or as all of them without a suffix.")
     paths = [path] if path.suffix else [path.with_name(path.name + suffix) for suffix in SUFFIXES]
@@ -70,13 +77,12 @@ def save_graph(path: str | os.PathLike[str], plan: Plan) -> list[Path]:
 
 def _svg(graph: nx.DiGraph, title: str) -> bytes:
     places = _places(graph)
-    columns = max(x for x, _ in places.values()) - min(x for x, _ in places.values()) + 1
-    rows = max(y for _, y in places.values()) + 1
+    left, right = min(x for x, _ in places.values()) - MARGIN, max(x for x, _ in places.values()) + MARGIN
+    columns, rows = right - left + 1, max(y for _, y in places.values()) + 1
     figure = Figure(figsize=(WIDTH * columns, HEIGHT * (rows + 1)))
     FigureCanvasSVG(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    left = min(x for x, _ in places.values())
     axes.set_xlim(left - 0.5, left + columns - 0.5)
     axes.set_ylim(rows - 0.4, -1.4)
     axes.text(
@@ -134,18 +140,28 @@ def _draw_box(axes: object, place: tuple[float, float], name: str, vertex: dict[
 
 
 def _arrow(upper: tuple[float, float], lower: tuple[float, float]) -> FancyArrowPatch:
-    """Straight to the row below; in a bow past rows in between."""
-    bow = 0.0 if (lower[1] - upper[1] < 1.5 and abs(upper[0] - lower[0]) < 1e-9) or lower[1] - upper[1] < 1.5 else 0.25
+    """Straight to the next row; past rows in between along the side of the boxes, as a skip connection does."""
+    passes_by = lower[1] - upper[1] > 1.5
+    start, end = (upper[0], upper[1] + HALF), (lower[0], lower[1] - HALF)
+    path = Path([start, end])
+    if passes_by:
+        side = max(upper[0], lower[0]) + 0.47 if lower[0] >= upper[0] else min(upper[0], lower[0]) - 0.47
+        corners = [
+            (upper[0], upper[1] + 0.5),
+            (side, upper[1] + 0.5),
+            (side, lower[1] - 0.5),
+            (lower[0], lower[1] - 0.5),
+        ]
+        path = Path([start, *corners, end])
     return FancyArrowPatch(
-        (upper[0], upper[1] + 0.34),
-        (lower[0], lower[1] - 0.34),
-        connectionstyle=f"arc3,rad={bow}",
+        path=path,
         arrowstyle="-|>",
         mutation_scale=7,
         color="0.45",
         linewidth=0.8,
         shrinkA=0,
         shrinkB=0,
+        joinstyle="round",
     )
 
 

@@ -38,8 +38,8 @@ class Window:
     def of(cls, step: Step) -> Window:
         """Read kernel, strides, dilations and pads; auto_pad is resolved where the sizes are known."""
         dims = step.dims(1)[2:]
-        kernel = step.attribute("kernel_shape") or dims
-        if not all(isinstance(k, int) for k in kernel):
+        kernel = tuple(k for k in step.attribute("kernel_shape") or dims if isinstance(k, int))
+        if len(kernel) != len(dims):
             raise NeedsShape(f"The kernel size of {step.unit} is only known at run time; the rule needs it.")
         count = len(kernel)
         strides = tuple(step.attribute("strides") or [1] * count)
@@ -50,8 +50,8 @@ class Window:
         if auto_pad == "VALID":
             begins = ends = (0,) * count
         elif auto_pad.startswith("SAME"):
-            begins, ends = same_pads(step, tuple(kernel), strides, dilations, auto_pad)
-        return cls(tuple(kernel), strides, dilations, begins, ends, int(step.attribute("group", 1)), auto_pad)
+            begins, ends = same_pads(step, kernel, strides, dilations, auto_pad)
+        return cls(kernel, strides, dilations, begins, ends, int(step.attribute("group", 1)), auto_pad)
 
     @property
     def attributes(self) -> dict[str, list[int] | int]:
@@ -86,7 +86,7 @@ def same_pads(
 
 
 def conv_forward(emit: Emit, window: Window, x: ir.Value, w: Contribution) -> ir.Value:
-    return emit.Conv(x, w, **window.attributes)  # type: ignore[no-any-return]
+    return emit.Conv(x, w, **window.attributes)
 
 
 def conv_adjoint(step: Step, window: Window, s: ir.Value, w: Contribution) -> ir.Value:
@@ -97,7 +97,7 @@ def conv_adjoint(step: Step, window: Window, s: ir.Value, w: Contribution) -> ir
         return _flipped_convolution(step, window, s, w)
     padding = _output_padding(window, sizes, out)
     if padding is not None:
-        return step.emit.ConvTranspose(s, w, output_padding=padding, **window.attributes)  # type: ignore[no-any-return]
+        return step.emit.ConvTranspose(s, w, output_padding=padding, **window.attributes)
     return crop_to_input(step, window, step.emit.ConvTranspose(s, w, **(window.attributes | {"pads": None})))
 
 
@@ -113,7 +113,7 @@ def _flipped_convolution(step: Step, window: Window, s: ir.Value, w: ir.Value) -
     pads = [r - b for r, b in zip(reach, window.begins, strict=True)]
     pads += [r - e for r, e in zip(reach, window.ends, strict=True)]
     flipped = flip_space(step.emit, swap_channels(step.emit, w, window), window.axes)
-    return step.emit.Conv(  # type: ignore[no-any-return]
+    return step.emit.Conv(
         s, flipped, kernel_shape=list(window.kernel), dilations=list(window.dilations), pads=pads, group=window.group
     )
 
@@ -122,19 +122,19 @@ def swap_channels(emit: Emit, w: ir.Value, window: Window) -> ir.Value:
     """(group·out, in, *k) → (group·in, out, *k)."""
     axes = list(range(2, 2 + window.axes))
     if window.group == 1:
-        return emit.Transpose(w, perm=[1, 0, *axes])  # type: ignore[no-any-return]
+        return emit.Transpose(w, perm=[1, 0, *axes])
     spatial = list(window.kernel)
     inner = emit.dim(w, 1)
     grouped = emit.Reshape(w, emit.Concat(emit.constant([window.group, -1]), inner, emit.constant(spatial), axis=0))
     swapped = emit.Transpose(grouped, perm=[0, 2, 1, *[axis + 1 for axis in axes]])
     rows = emit.Mul(inner, emit.constant([window.group]))
-    return emit.Reshape(swapped, emit.Concat(rows, emit.constant([-1, *spatial]), axis=0))  # type: ignore[no-any-return]
+    return emit.Reshape(swapped, emit.Concat(rows, emit.constant([-1, *spatial]), axis=0))
 
 
 def flip_space(emit: Emit, w: ir.Value, axes: int) -> ir.Value:
     """Reverse the last `axes` axes."""
     count = list(range(-axes, 0))
-    return emit.Slice(w, [-1] * axes, [-(2**31)] * axes, count, [-1] * axes)  # type: ignore[no-any-return]
+    return emit.Slice(w, [-1] * axes, [-(2**31)] * axes, count, [-1] * axes)
 
 
 def _output_padding(
@@ -160,7 +160,7 @@ def crop_to_input(step: Step, window: Window, full: ir.Value) -> ir.Value:
     pads = emit.Concat(emit.constant([0] * (4 + window.axes)), missing, axis=0)
     filled = emit.Pad(full, pads)
     axes = list(range(2, 2 + window.axes))
-    return emit.Slice(filled, begins, emit.Add(begins, spatial), axes)  # type: ignore[no-any-return]
+    return emit.Slice(filled, begins, emit.Add(begins, spatial), axes)
 
 
 def conv_weight_adjoint(step: Step, window: Window, s: ir.Value, x: Contribution) -> ir.Value:
@@ -191,7 +191,7 @@ def _correlate(step: Step, window: Window, s: ir.Value, x: ir.Value, x_shape: ir
         group=group,
     )
     swapped = emit.Transpose(correlated, perm=[1, 0, *[2 + i for i in space]])
-    return emit.Slice(swapped, [0] * window.axes, list(window.kernel), [2 + i for i in space])  # type: ignore[no-any-return]
+    return emit.Slice(swapped, [0] * window.axes, list(window.kernel), [2 + i for i in space])
 
 
 # --- transposed convolution ------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ def _correlate(step: Step, window: Window, s: ir.Value, x: ir.Value, x_shape: ir
 
 def conv_transpose_forward(step: Step, window: Window, x: ir.Value, w: Contribution) -> ir.Value:
     """The layer itself, without its bias: every attribute as the model has it."""
-    return step.emit.ConvTranspose(x, w, **step.given_attributes)  # type: ignore[no-any-return]
+    return step.emit.ConvTranspose(x, w, **step.given_attributes)
 
 
 def conv_transpose_adjoint(step: Step, window: Window, s: ir.Value, w: Contribution) -> ir.Value:
@@ -210,7 +210,7 @@ def conv_transpose_adjoint(step: Step, window: Window, s: ir.Value, w: Contribut
     )
     axes = [2 + i for i in range(window.axes)]
     size = step.emit.Slice(step.shape(0), [2], [2 + window.axes])
-    return step.emit.Slice(full, [0] * window.axes, size, axes)  # type: ignore[no-any-return]
+    return step.emit.Slice(full, [0] * window.axes, size, axes)
 
 
 def conv_transpose_weight_adjoint(step: Step, window: Window, s: ir.Value, x: Contribution) -> ir.Value:
@@ -236,7 +236,7 @@ def _with_full_reach(step: Step, window: Window, s: ir.Value) -> ir.Value:
     have = emit.Add(emit.Slice(emit.Shape(s), [2], [2 + count]), begins)
     missing = emit.Max(emit.Sub(full, have), 0)
     pads = emit.Concat(emit.constant([0, 0]), begins, emit.constant([0, 0]), missing, axis=0)
-    return emit.Pad(s, pads)  # type: ignore[no-any-return]
+    return emit.Pad(s, pads)
 
 
 def _begin_pads(step: Step, window: Window) -> ir.Value:
@@ -254,7 +254,7 @@ def _begin_pads(step: Step, window: Window) -> ir.Value:
     target = emit.constant(list(wanted)) if wanted else emit.Mul(size, emit.constant(list(window.strides)))
     total = emit.Max(emit.Sub(full, target), 0)
     half = emit.Div(total, 2)
-    return half if window.auto_pad == "SAME_UPPER" else emit.Sub(total, half)  # type: ignore[no-any-return]
+    return half if window.auto_pad == "SAME_UPPER" else emit.Sub(total, half)
 
 
 def _text(value: str | bytes) -> str:

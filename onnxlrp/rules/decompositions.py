@@ -285,8 +285,11 @@ def _cross(
 ) -> Contribution:
     """One bracket of a decomposition: its denominator, then each part's share."""
     emit = step.emit
-    parts = [(term, term.part(step, linear), term.weighted(emit, linear.weight)) for term in bracket.terms]
-    parts = [(term, part, weight) for term, part, weight in parts if part is not None and not _vanishes(term, weight, linear)]
+    parts = []
+    for term in bracket.terms:
+        part, weight = term.part(step, linear), term.weighted(emit, linear.weight)
+        if part is not None and not _vanishes(term, weight, linear):
+            parts.append((term, part, weight))
     if not parts:
         if step.account is not None:
             step.account("z = 0", _where(emit, bracket.where, linear.output, relevance) * bracket.coefficient)
@@ -338,7 +341,7 @@ def _where(emit: Emit, where: str, z: ir.Value, relevance: ir.Value) -> ir.Value
     if not where:
         return relevance
     condition = emit.Greater(z, 0.0) if where == "z > 0" else emit.Less(z, 0.0)
-    return emit.Where(condition, relevance, 0.0)  # type: ignore[no-any-return]
+    return emit.Where(condition, relevance, 0.0)
 
 
 def _spread_bias(step: Step, linear: LinearMap, share: ir.Value) -> ir.Value:
@@ -415,7 +418,7 @@ def _ones(step: Step, linear: LinearMap) -> Contribution:
 
 def _filled_with(bound: float | np.ndarray[Any, Any]) -> Callable[[Step, LinearMap], Contribution]:
     def filled(step: Step, linear: LinearMap) -> Contribution:
-        return step.emit.Expand(np.asarray(bound, np.float32), step.emit.Shape(linear.x))  # type: ignore[no-any-return]
+        return step.emit.Expand(np.asarray(bound, np.float32), step.emit.Shape(linear.x))
 
     return filled
 

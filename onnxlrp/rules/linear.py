@@ -25,7 +25,7 @@ CONVOLUTION, DENSE = "convolution", "dense"
 
 def _per_channel(step: Step, values: ir.Value, rank: int, axis: int = 1) -> ir.Value:
     """A vector over channels, shaped to broadcast along `axis` of a tensor of that rank."""
-    return step.emit.Reshape(values, [1] * axis + [-1] + [1] * (rank - axis - 1))  # type: ignore[no-any-return]
+    return step.emit.Reshape(values, [1] * axis + [-1] + [1] * (rank - axis - 1))
 
 
 def _all_but(axis: int, rank: int) -> list[int]:
@@ -36,7 +36,7 @@ def _all_but(axis: int, rank: int) -> list[int]:
 
 
 def _scale_conv(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
-    return weight * step.emit.Reshape(scale, [-1] + [1] * (step.rank(1) - 1))
+    return step.emit.Mul(weight, step.emit.Reshape(scale, [-1] + [1] * (step.rank(1) - 1)))
 
 
 @linear("Conv", factors=(0, 1), addend=2, layer=CONVOLUTION, scale_outputs=_scale_conv)
@@ -77,7 +77,7 @@ def conv_transpose(step: Step) -> Bilinear:
 
 
 def _scale_gemm(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
-    return weight * step.emit.Reshape(scale, [-1, 1] if step.attribute("transB") else [1, -1])
+    return step.emit.Mul(weight, step.emit.Reshape(scale, [-1, 1] if step.attribute("transB") else [1, -1]))
 
 
 @linear("Gemm", factors=(0, 1), addend=2, layer=DENSE, scale_outputs=_scale_gemm)
@@ -89,13 +89,13 @@ def gemm(step: Step) -> Bilinear:
 
     def left_adjoint(s: ir.Value, b: Contribution) -> ir.Value:
         if trans_a:
-            return emit.Gemm(b, s, transA=trans_b, transB=1)  # type: ignore[no-any-return]
-        return emit.Gemm(s, b, transB=1 - trans_b)  # type: ignore[no-any-return]
+            return emit.Gemm(b, s, transA=trans_b, transB=1)
+        return emit.Gemm(s, b, transB=1 - trans_b)
 
     def right_adjoint(s: ir.Value, a: Contribution) -> ir.Value:
         if trans_b:
-            return emit.Gemm(s, a, transA=1, transB=trans_a)  # type: ignore[no-any-return]
-        return emit.Gemm(a, s, transA=1 - trans_a)  # type: ignore[no-any-return]
+            return emit.Gemm(s, a, transA=1, transB=trans_a)
+        return emit.Gemm(a, s, transA=1 - trans_a)
 
     def bias_adjoint(s: ir.Value) -> ir.Value:
         dims = step.facts.dims(step.unit.outputs[0]) or (None, None)
@@ -112,7 +112,7 @@ def gemm(step: Step) -> Bilinear:
 
 
 def _scale_matmul(step: Step, weight: ir.Value, scale: ir.Value) -> ir.Value:
-    return weight * scale
+    return step.emit.Mul(weight, scale)
 
 
 @linear("MatMul", factors=(0, 1), layer=DENSE, scale_outputs=_scale_matmul)
@@ -138,7 +138,7 @@ def matmul(step: Step) -> Bilinear:
         wanted = step.dims(like)
         if len(wanted) == 1:
             product = emit.sum(product, list(range(len(lead))), keepdims=False)
-            return emit.Reshape(product, [-1])  # type: ignore[no-any-return]
+            return emit.Reshape(product, [-1])
         return unbroadcast(emit, step.facts, product, step.raw(like), (*lead, *wanted[-2:]))
 
     return Bilinear(
@@ -170,7 +170,7 @@ def _wider(x: object, y: object) -> int | str | None:
 
 def _swap(emit: Emit, x: ir.Value, rank: int) -> ir.Value:
     """Transpose the last two axes."""
-    return emit.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])  # type: ignore[no-any-return]
+    return emit.Transpose(x, perm=[*range(rank - 2), rank - 1, rank - 2])
 
 
 def _some(value: Contribution) -> ir.Value:
@@ -286,7 +286,7 @@ def _statistics_gradients(
 
     def along_normalised(g: ir.Value) -> ir.Value:
         centred = step.x() - per_channel(step.x(3))
-        return summed(g * centred) / emit.Sqrt(variance)
+        return emit.Div(summed(g * centred), emit.Sqrt(variance))
 
     return {
         1: along_normalised,

@@ -31,7 +31,7 @@ def send_back(step: Step, g: ir.Value, move: Move) -> ir.Value:
     positions = move(emit.Reshape(emit.Range(0, count, 1), shape, allowzero=1))
     nothing = emit.Expand(0.0, emit.Reshape(count, [1]))
     flat = emit.Reshape(positions, [-1]), emit.Reshape(g, [-1])
-    return emit.Reshape(emit.ScatterElements(nothing, *flat, reduction="add"), shape, allowzero=1)  # type: ignore[no-any-return]
+    return emit.Reshape(emit.ScatterElements(nothing, *flat, reduction="add"), shape, allowzero=1)
 
 
 def pad_back(step: Step, g: ir.Value, begins: ir.Value) -> ir.Value:
@@ -41,7 +41,7 @@ def pad_back(step: Step, g: ir.Value, begins: ir.Value) -> ir.Value:
     """
     emit = step.emit
     ends = emit.Sub(emit.Sub(step.shape(0), begins), emit.Shape(g))
-    return emit.Pad(g, emit.Concat(begins, ends, axis=0))  # type: ignore[no-any-return]
+    return emit.Pad(g, emit.Concat(begins, ends, axis=0))
 
 
 def _operands(step: Step, first: int = 1) -> list[ir.Value | None]:
@@ -92,7 +92,7 @@ def _exchange_channels(step: Step, x: ir.Value, split: list[int], shape: ir.Valu
     emit = step.emit
     table = emit.Concat([0], split, emit.Slice(shape, [2], [4]), axis=0)
     turned = emit.Transpose(emit.Reshape(x, table), perm=[0, 2, 1, 3, 4])
-    return emit.Reshape(turned, shape, allowzero=1)  # type: ignore[no-any-return]
+    return emit.Reshape(turned, shape, allowzero=1)
 
 
 @movement("ReverseSequence")
@@ -121,7 +121,7 @@ def concat(step: Step, g: ir.Value) -> list[Contribution]:
         split = emit.constant([size for size in sizes if isinstance(size, int)])
     else:
         split = emit.Concat(*[emit.dim(step.raw(index), axis) for index in range(step.count)], axis=0)
-    return list(emit.Split(g, split, axis=axis, outputs=step.count))
+    return list(emit.nodes("Split", g, split, axis=axis, outputs=step.count))
 
 
 @movement("Split", outputs=True)
@@ -151,7 +151,7 @@ def _first_taken(step: Step) -> ir.Value:
     sizes = emit.Gather(shape, axes)
     counted = emit.Where(emit.Less(starts, 0), emit.Add(starts, sizes), starts)
     clamped = emit.Min(emit.Max(counted, 0), sizes)
-    return emit.ScatterElements([0] * step.rank(0), axes, clamped)  # type: ignore[no-any-return]
+    return emit.ScatterElements([0] * step.rank(0), axes, clamped)
 
 
 def _int64(step: Step, value: ir.Value) -> ir.Value:
@@ -175,7 +175,7 @@ def pad(step: Step, g: ir.Value) -> list[Contribution]:
 
 
 def _pad(step: Step, x: ir.Value, pads: ir.Value | None, value: float | None, axes: ir.Value | None) -> ir.Value:
-    return step.emit.Pad(x, pads, value, axes, **step.given_attributes)  # type: ignore[no-any-return]
+    return step.emit.Pad(x, pads, value, axes, **step.given_attributes)
 
 
 @movement("CenterCropPad")
@@ -252,7 +252,7 @@ def _gather_back(step: Step, g: ir.Value, indices: ir.Value, axis: int, index_ra
         rows = emit.Reshape(g, emit.Concat(before, emit.Reshape(emit.Size(indices), [1]), after, axis=0), allowzero=1)
     places = emit.Reshape(indices, [-1] + [1] * (rank - axis - 1))
     places = emit.Expand(places, emit.Shape(rows))
-    return emit.ScatterElements(emit.zeros_like(step.raw(0)), places, rows, axis=axis, reduction="add")  # type: ignore[no-any-return]
+    return emit.ScatterElements(emit.zeros_like(step.raw(0)), places, rows, axis=axis, reduction="add")
 
 
 def _one_taken(step: Step, index: ir.Value, axis: int) -> ir.Value:
@@ -260,7 +260,7 @@ def _one_taken(step: Step, index: ir.Value, axis: int) -> ir.Value:
     emit = step.emit
     row = emit.Reshape(_int64(step, index), [1])
     counted = emit.Where(emit.Less(row, 0), emit.Add(row, emit.dim(step.raw(0), axis)), row)
-    return emit.Concat([0] * axis, counted, [0] * (step.rank(0) - axis - 1), axis=0)  # type: ignore[no-any-return]
+    return emit.Concat([0] * axis, counted, [0] * (step.rank(0) - axis - 1), axis=0)
 
 
 @movement("GatherElements")
@@ -288,7 +288,7 @@ def unique(step: Step, cotangents: Sequence[Contribution]) -> list[Contribution]
     emit, axis, g = step.emit, step.attribute("axis"), cotangents[0]
     if g is None:
         return [None]
-    _, first = emit.Unique(step.raw(0), outputs=2, **step.given_attributes)
+    _, first = emit.nodes("Unique", step.raw(0), outputs=2, **step.given_attributes)
     if axis is not None:
         return [_gather_back(step, g, first, step.axis(), 1)]
     nothing = emit.Expand(0.0, emit.Reshape(emit.Size(step.raw(0)), [1]))
@@ -342,17 +342,17 @@ class _Writing:
 
     def take(self, data: ir.Value) -> ir.Value:
         op_type = "GatherElements" if self.attributes else "GatherND"
-        return self.emit.node(op_type, data, self.indices, **self.attributes)  # type: ignore[no-any-return]
+        return self.emit.node(op_type, data, self.indices, **self.attributes)
 
     def put(self, data: ir.Value, updates: ir.Value, reduction: str | None = None) -> ir.Value:
         """For ScatterND through flat positions, since its own kernel races where indices repeat."""
         emit = self.emit
         if self.attributes:
-            return emit.ScatterElements(data, self.indices, updates, reduction=reduction, **self.attributes)  # type: ignore[no-any-return]
+            return emit.ScatterElements(data, self.indices, updates, reduction=reduction, **self.attributes)
         shape = emit.Shape(data)
         positions = emit.GatherND(emit.Reshape(emit.Range(0, emit.Size(data), 1), shape, allowzero=1), self.indices)
         flat = [emit.Reshape(value, [-1]) for value in (data, positions, updates)]
-        return emit.Reshape(emit.ScatterElements(*flat, reduction=reduction), shape, allowzero=1)  # type: ignore[no-any-return]
+        return emit.Reshape(emit.ScatterElements(*flat, reduction=reduction), shape, allowzero=1)
 
 
 def _reduction(step: Step) -> str:

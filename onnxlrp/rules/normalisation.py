@@ -162,7 +162,7 @@ def _relevance(step: Step, layer: Standardised, incoming: ir.Value) -> list[Cont
 
 def _evenly(layer: Standardised, share: ir.Value) -> ir.Value:
     """What the biases took, in equal parts over the elements that were normalised together."""
-    return layer.step.emit.Expand(layer.mean(share), layer.step.emit.Shape(share))  # type: ignore[no-any-return]
+    return layer.step.emit.Expand(layer.mean(share), layer.step.emit.Shape(share))
 
 
 # --- scale and bias shaped like the last axes ------------------------------------------------------------------------
@@ -197,7 +197,7 @@ def rms_normalization(step: Step) -> Standardised:
 
 def _per_channel(step: Step, values: ir.Value) -> ir.Value:
     """(channel) → (channel, 1, 1…)."""
-    return step.emit.Reshape(values, [-1] + [1] * (step.rank() - 2))  # type: ignore[no-any-return]
+    return step.emit.Reshape(values, [-1] + [1] * (step.rank() - 2))
 
 
 def _sum_per_channel(step: Step, values: ir.Value) -> ir.Value:

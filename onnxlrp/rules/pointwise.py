@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
+from onnxlrp.graph import Facts
 from onnxlrp.rules.registry import Contribution, Keeps, general, movement, pointwise
 from onnxlrp.rules.step import Step
 
@@ -161,7 +162,13 @@ def neg(step: Step, g: ir.Value) -> list[Contribution]:
     return [-g]
 
 
-@general("Clip", elementwise=True)
+def _clips_at_zero(node: ir.Node, facts: Facts) -> bool:
+    """ReLU6 and its kind: the lower bound is a constant ≥ 0."""
+    lowest = facts.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    return lowest is not None and bool((lowest >= 0).all())
+
+
+@general("Clip", elementwise=True, nonnegative_if=_clips_at_zero)
 def clip(step: Step, g: ir.Value) -> list[Contribution]:
     """y = min(max(x, low), high): the slope is 1 within the bounds, and a bound has slope 1 where it binds."""
     emit, x, y = step.emit, step.x(0), step.y()

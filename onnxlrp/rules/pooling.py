@@ -19,7 +19,7 @@ def _spatial(step: Step) -> list[int]:
 def _cells(step: Step) -> ir.Value:
     """How many cells one channel has, as a float scalar."""
     emit = step.emit
-    return emit.Cast(emit.ReduceProd(emit.Slice(step.shape(0), [2], [2**31]), keepdims=0), to=ir.DataType.FLOAT)  # type: ignore[no-any-return]
+    return emit.Cast(emit.ReduceProd(emit.Slice(step.shape(0), [2], [2**31]), keepdims=0), to=ir.DataType.FLOAT)
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------
@@ -49,11 +49,11 @@ def _has_edges(step: Step, window: Window) -> bool:
 
 def _one_channel(emit: Emit, x: ir.Value, count: int) -> ir.Value:
     """(batch, channel, *space) → (batch·channel, 1, *space): one convolution serves all channels."""
-    return emit.Reshape(x, emit.Concat([-1, 1], emit.Slice(emit.Shape(x), [2], [2 + count]), axis=0))  # type: ignore[no-any-return]
+    return emit.Reshape(x, emit.Concat([-1, 1], emit.Slice(emit.Shape(x), [2], [2 + count]), axis=0))
 
 
 def _ones_kernel(emit: Emit, window: Window) -> ir.Value:
-    return emit.Expand(1.0, [1, 1, *window.kernel])  # type: ignore[no-any-return]
+    return emit.Expand(1.0, [1, 1, *window.kernel])
 
 
 def spread(step: Step, window: Window, s: ir.Value) -> ir.Value:
@@ -70,7 +70,7 @@ def spread(step: Step, window: Window, s: ir.Value) -> ir.Value:
         dilations=list(window.dilations),
         kernel_shape=list(window.kernel),
     )
-    return emit.Reshape(crop_to_input(step, window, full), step.shape(0), allowzero=1)  # type: ignore[no-any-return]
+    return emit.Reshape(crop_to_input(step, window, full), step.shape(0), allowzero=1)
 
 
 def _real_cells(step: Step, window: Window, like: ir.Value) -> ir.Value:
@@ -86,7 +86,7 @@ def _real_cells(step: Step, window: Window, like: ir.Value) -> ir.Value:
         pads=[*window.begins, *ends],
     )
     size = emit.Slice(emit.Shape(like), [2], [2 + count])
-    return emit.Slice(counted, [0] * count, size, list(range(2, 2 + count)))  # type: ignore[no-any-return]
+    return emit.Slice(counted, [0] * count, size, list(range(2, 2 + count)))
 
 
 @linear("AveragePool", nonnegative=Keeps.INPUTS, layer="pooling")
@@ -98,7 +98,7 @@ def average_pool(step: Step) -> Bilinear:
     emit, window = step.emit, pool_window(step)
 
     def forward(x: ir.Value, _: Contribution) -> ir.Value:
-        return emit.AveragePool(x, **step.given_attributes)  # type: ignore[no-any-return]
+        return emit.AveragePool(x, **step.given_attributes)
 
     def adjoint(s: ir.Value, _: Contribution) -> ir.Value:
         if not _has_edges(step, window):
@@ -131,7 +131,7 @@ def winner_indices(step: Step) -> ir.Value:
     node = step.unit.node
     if step.attribute("storage_order", 0) or step.raw(0) is not node.inputs[0]:
         attributes = step.given_attributes | {"storage_order": 0}
-        return step.emit.MaxPool(step.raw(0), outputs=2, **attributes)[1]  # type: ignore[no-any-return]
+        return step.emit.nodes("MaxPool", step.raw(0), outputs=2, **attributes)[1]
     if len(node.outputs) < 2:
         node.resize_outputs(2)
     indices = node.outputs[1]
@@ -148,7 +148,7 @@ def scatter_flat(emit: Emit, values: ir.Value, positions: ir.Value, like: ir.Val
     added = emit.ScatterElements(
         zeros, emit.Reshape(positions, [-1]), emit.Reshape(values, [-1]), axis=0, reduction="add"
     )
-    return emit.Reshape(added, shape, allowzero=1)  # type: ignore[no-any-return]
+    return emit.Reshape(added, shape, allowzero=1)
 
 
 @choice("MaxPool", nonnegative=Keeps.INPUTS, source="the first maximum of a window wins; overlapping windows add")
@@ -218,7 +218,7 @@ def _slope(step: Step, x: ir.Value, y: ir.Value, g: ir.Value, p: float) -> ir.Va
     if p == 1:
         return g
     zero = step.emit.Equal(y, 0.0)
-    return step.emit.Where(zero, 0.0, g / step.emit.Pow(step.emit.Where(zero, 1.0, y), float(p - 1)))  # type: ignore[no-any-return]
+    return step.emit.Where(zero, 0.0, g / step.emit.Pow(step.emit.Where(zero, 1.0, y), float(p - 1)))
 
 
 def _towards(step: Step, x: ir.Value, p: float) -> ir.Value:

@@ -14,7 +14,7 @@ def _along_axis(step: Step, values: ir.Value, rank_of: int) -> ir.Value:
     if dims is None or len(dims) != 1 or step.rank(0) == 1 or dims == (1,):
         return step.as_float(values)
     axis = int(step.attribute("axis", 1)) % rank_of
-    return step.emit.Reshape(step.as_float(values), [-1 if i == axis else 1 for i in range(rank_of)])  # type: ignore[no-any-return]
+    return step.emit.Reshape(step.as_float(values), [-1 if i == axis else 1 for i in range(rank_of)])
 
 
 @general("DequantizeLinear", source="y stands for x: relevance passes")

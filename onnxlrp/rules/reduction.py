@@ -41,7 +41,7 @@ def reduce_alike(step: Step, op_type: str, x: ir.Value) -> ir.Value:
     axes = reduction_axes(step)
     if isinstance(axes, ir.Value):
         noop = int(step.attribute("noop_with_empty_axes", 0))
-        return step.emit.node(op_type, x, axes, keepdims=1, noop_with_empty_axes=noop)  # type: ignore[no-any-return]
+        return step.emit.node(op_type, x, axes, keepdims=1, noop_with_empty_axes=noop)
     if axes == []:
         return x
     return step.emit.sum(x, axes) if op_type == "ReduceSum" else step.emit.reduce(op_type, x, axes)
@@ -52,19 +52,19 @@ def keep_axes(step: Step, reduced: ir.Value) -> ir.Value:
     axes = reduction_axes(step)
     if step.attribute("keepdims") or axes is None or axes == []:
         return reduced
-    return step.emit.Unsqueeze(reduced, axes)  # type: ignore[no-any-return]
+    return step.emit.Unsqueeze(reduced, axes)
 
 
 def spread(step: Step, reduced: ir.Value) -> ir.Value:
     """Copy each element of the output to every element of the input that it was made from."""
-    return step.emit.Expand(keep_axes(step, reduced), step.shape())  # type: ignore[no-any-return]
+    return step.emit.Expand(keep_axes(step, reduced), step.shape())
 
 
 def group_size(step: Step) -> ir.Value:
     """How many elements of the input make one of the output; a float scalar."""
     emit = step.emit
     size, groups = (emit.Cast(emit.Size(v), to=ir.DataType.FLOAT) for v in (step.raw(0), step.unit.outputs[0]))
-    return emit.Div(size, groups)  # type: ignore[no-any-return]
+    return emit.Div(size, groups)
 
 
 # --- linear ----------------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def _directions(step: Step, *, back: bool) -> dict[str, int]:
 
 
 def _sum_back(step: Step, values: ir.Value) -> ir.Value:
-    return step.emit.CumSum(values, step.raw(1), **_directions(step, back=True))  # type: ignore[no-any-return]
+    return step.emit.CumSum(values, step.raw(1), **_directions(step, back=True))
 
 
 # --- norms and logarithms --------------------------------------------------------------------------------------------

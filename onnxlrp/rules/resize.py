@@ -44,7 +44,7 @@ def _extrapolated(step: Step) -> ir.Value | None:
     if not _crops(step) or not step.attribute("extrapolation_value"):
         return None
     nothing = step.emit.zeros_like(step.x())
-    return step.emit.Resize(nothing, *step.unit.inputs[1:], **step.given_attributes)  # type: ignore[no-any-return]
+    return step.emit.Resize(nothing, *step.unit.inputs[1:], **step.given_attributes)
 
 
 def _adjoint(step: Step, s: ir.Value) -> ir.Value:
@@ -118,9 +118,9 @@ def _matrix(step: Step, axis: int, position: int) -> ir.Value:
     attributes = _mode(step)
     if _given(step, SIZES):
         sizes = emit.Concat(emit.dim(step.unit.outputs[0], axis), width, axis=0)
-        return emit.Resize(identity, roi, None, sizes, **attributes)  # type: ignore[no-any-return]
+        return emit.Resize(identity, roi, None, sizes, **attributes)
     scales = emit.Concat(emit.Gather(step.x(SCALES), [position]), [1.0], axis=0)
-    return emit.Resize(identity, roi, scales, **attributes)  # type: ignore[no-any-return]
+    return emit.Resize(identity, roi, scales, **attributes)
 
 
 def _matrix_beside(step: Step, identity: ir.Value, roi: ir.Value | None, position: int) -> ir.Value:
@@ -134,7 +134,7 @@ def _matrix_beside(step: Step, identity: ir.Value, roi: ir.Value | None, positio
     sizes = emit.Gather(step.raw(SIZES), [position, 1 - position])
     policy = {"keep_aspect_ratio_policy": _text(step, "keep_aspect_ratio_policy"), "axes": [2, 3]}
     resized = emit.Resize(columns, roi, None, sizes, **_mode(step), **policy)
-    return emit.Transpose(emit.Gather(emit.Squeeze(resized, [0]), 0, axis=2), perm=[1, 0])  # type: ignore[no-any-return]
+    return emit.Transpose(emit.Gather(emit.Squeeze(resized, [0]), 0, axis=2), perm=[1, 0])
 
 
 def _roi(step: Step, position: int) -> ir.Value | None:
@@ -143,7 +143,7 @@ def _roi(step: Step, position: int) -> ir.Value | None:
         return None
     emit, count = step.emit, len(_listed_axes(step))
     start, end = emit.Gather(step.x(ROI), [position]), emit.Gather(step.x(ROI), [position + count])
-    return emit.Concat(start, [0.0], end, [1.0], axis=0)  # type: ignore[no-any-return]
+    return emit.Concat(start, [0.0], end, [1.0], axis=0)
 
 
 def _mode(step: Step) -> dict[str, Any]:
@@ -155,11 +155,11 @@ def _contract(step: Step, s: ir.Value, matrix: ir.Value, axis: int) -> ir.Value:
     """Σ_out matrix[out, in] · s[…, out, …] along one axis."""
     emit, rank = step.emit, step.rank()
     if axis == rank - 1:
-        return emit.MatMul(s, matrix)  # type: ignore[no-any-return]
+        return emit.MatMul(s, matrix)
     if axis == rank - 2:
-        return emit.MatMul(emit.Transpose(matrix, perm=[1, 0]), s)  # type: ignore[no-any-return]
+        return emit.MatMul(emit.Transpose(matrix, perm=[1, 0]), s)
     swapped = [rank - 1 if i == axis else axis if i == rank - 1 else i for i in range(rank)]
-    return emit.Transpose(emit.MatMul(emit.Transpose(s, perm=swapped), matrix), perm=swapped)  # type: ignore[no-any-return]
+    return emit.Transpose(emit.MatMul(emit.Transpose(s, perm=swapped), matrix), perm=swapped)
 
 
 # --- the common case: every element becomes a block ------------------------------------------------------------------
@@ -201,4 +201,4 @@ def _sum_over_blocks(step: Step, s: ir.Value, blocks: list[int]) -> ir.Value:
     for size in blocks:
         count *= size
     mean = step.emit.AveragePool(s, kernel_shape=blocks, strides=blocks)
-    return step.emit.Mul(mean, float(count))  # type: ignore[no-any-return]
+    return step.emit.Mul(mean, float(count))

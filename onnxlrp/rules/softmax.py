@@ -15,7 +15,7 @@ def _total(step: Step, values: ir.Value) -> ir.Value:
 
 def _where_finite(step: Step, relevance: ir.Value) -> ir.Value:
     """Masked elements (x = −inf) get nothing; −inf · 0 would be NaN."""
-    return step.emit.Where(step.emit.IsInf(step.x()), 0.0, relevance)  # type: ignore[no-any-return]
+    return step.emit.Where(step.emit.IsInf(step.x()), 0.0, relevance)
 
 
 def taylor(step: Step, relevance: ir.Value) -> list[Contribution]:

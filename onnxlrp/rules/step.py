@@ -72,7 +72,7 @@ class Step:
     def as_float(self, value: ir.Value) -> ir.Value:
         if value.dtype is None or value.dtype == ir.DataType.FLOAT:
             return value
-        return self.emit.Cast(value, to=ir.DataType.FLOAT)  # type: ignore[no-any-return]
+        return self.emit.Cast(value, to=ir.DataType.FLOAT)
 
     def used(self, index: int) -> bool:
         """Whether somebody reads this output."""
@@ -103,7 +103,7 @@ class Step:
 
     def shape(self, index: int = 0) -> ir.Value:
         """The operand's shape at run time, int64 vector."""
-        return self.emit.Shape(self.raw(index))  # type: ignore[no-any-return]
+        return self.emit.Shape(self.raw(index))
 
     def nonnegative(self, value: ir.Value) -> bool:
         return value in self.facts.nonnegative
@@ -160,7 +160,7 @@ def unbroadcast(
     aligned = emit.Concat(emit.constant([1] * lead), shape, axis=0) if lead else shape
     axes_at_run_time = emit.Squeeze(emit.NonZero(emit.Equal(aligned, 1)), [0])
     reduced = emit.ReduceSum(contribution, axes_at_run_time, keepdims=1, noop_with_empty_axes=1)
-    return emit.Reshape(reduced, shape, allowzero=1)  # type: ignore[no-any-return]
+    return emit.Reshape(reduced, shape, allowzero=1)
 
 
 def _same(have: Dimension, want: Dimension) -> bool:
