@@ -142,9 +142,13 @@ def _rows(entry: Entry) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for number, result in enumerate(entry.results):
         kept = result["conservation"]
-        ratio = "" if kept is None else f"{kept['ratio']:.1%}"
+        ratio = "" if kept is None else _percent(kept["ratio"])
         score = f"{result['score']:.4g}" if isinstance(result["score"], float) else "…"
         method = " ".join(filter(None, (result["method"], result["preset"])))
         head = (entry.name, spoken(entry.predictions[:1])) if number == 0 else ("", "")
         rows.append((*head, method, str(result["label"]), score, ratio))
     return rows
+
+
+def _percent(ratio: float | None) -> str:
+    return "" if ratio is None else f"{100 * ratio:.3g}%"

@@ -39,6 +39,10 @@ class Style:
     format: str = "png"
     figure: bool = True
 
+    def __post_init__(self) -> None:
+        """Errors: ChoiceError now, not when the first picture is drawn."""
+        limit_of(np.ones(1), self.percentile)
+
 
 @dataclass(frozen=True)
 class Drawing:

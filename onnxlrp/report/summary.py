@@ -109,8 +109,8 @@ def loss(ratios: Sequence[float]) -> str:
     if not known or 0.1 <= abs(middle := float(np.median(known))) <= 10:
         return ""
     return (
-        f"{100 * middle:.2g} % of the seeded relevance arrives at the input (median). A heatmap still ranks its pixels, "
-        "but its sum is not f(x): `onnxlrp verify MODEL` shows which layers keep or add relevance."
+        f"{100 * middle:.2g} % of the seeded relevance arrives at the input (median). A heatmap still ranks its "
+        "pixels, but its sum is not f(x): `onnxlrp verify MODEL` shows which layers keep or add relevance."
     )
 
 
