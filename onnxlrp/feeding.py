@@ -56,7 +56,7 @@ class Feeding:
         """The batch that the model was exported for, where it could not be made dynamic."""
         sizes = {v.shape[0] for v in self.inputs.values() if v.shape is not None and len(v.shape)}
         fixed = {size for size in sizes if isinstance(size, int)}
-        return next(iter(fixed)) if len(sizes) == 1 and fixed else None
+        return next(iter(fixed)) if self.batched and len(sizes) == 1 and fixed else None
 
     def samples(self, feeds: Arrays) -> int:
         """How many samples these arrays hold.  Errors: InputError when they disagree."""

@@ -180,17 +180,30 @@ class ForwardRun:
         def scores(values: Arrays) -> np.ndarray[Any, Any]:
             return score_of(self._probe(values, rest, samples), weights, output)
 
+        def scores_one_by_one(values: Arrays) -> np.ndarray[Any, Any]:
+            copies = [{name: array[i] for name, array in values.items()} for i in range(_rows(values))]
+            return np.concatenate([score_of(self._probe(copy, rest, _rows(copy)), weights, output) for copy in copies])
+
         count = _counter(progress, self.runner.count(points))
-        relevance = self.runner.run(points, scores, self.batch_size, count)
+        if output.batched:
+            relevance = self.runner.run(points, scores, self.batch_size, count)
+        else:
+            lone = {name: array[None] for name, array in points.items()}
+            relevance = self.runner.run(lone, scores_one_by_one, self.batch_size, count)
+            relevance = {name: array[0] for name, array in relevance.items()}
         return Found(relevance, self.forward.outputs(found), score)
 
     def _probe(self, values: Arrays, rest: Arrays, samples: int) -> np.ndarray[Any, Any]:
         """The explained tensor on perturbed copies, which come in whole repetitions of the batch."""
         session, feeding = self._cut
-        rows = len(next(iter(values.values())))
+        rows = _rows(values)
         feeds = values | {name: np.concatenate([array] * (rows // samples)) for name, array in rest.items()}
         feeds = {name: array for name, array in feeds.items() if name in session.inputs}
         return next(iter(feeding.run(session.run, feeds, rows).values()))
+
+
+def _rows(values: Arrays) -> int:
+    return len(np.atleast_1d(next(iter(values.values()))))
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[int], None]:

@@ -43,9 +43,9 @@ def resolve(
         return Resolved(np.array([LARGEST], np.int64), np.ones(1, np.float32), "largest")
     if isinstance(target, str):
         return _by_label(target, shape, batched, samples, labels)
-    if isinstance(target, bool):
-        raise ChoiceError(f"target={target} is no target: give an index, a label, a list, or a float array.")
-    if isinstance(target, int | np.integer):
+    if isinstance(target, np.floating):
+        target = np.asarray(target)
+    if _is_index(target):
         index = _in_range(int(target), _class_count(shape, batched))
         return Resolved(np.array([index], np.int64), np.ones(1, np.float32), _shown(index, labels))
     if isinstance(target, tuple) and len(target) == 2 and all(isinstance(t, str) for t in target):
@@ -53,8 +53,18 @@ def resolve(
     if isinstance(target, tuple):
         return _full_index(target, shape, batched, samples)
     if isinstance(target, np.ndarray) and target.dtype.kind == "f":
-        return Resolved(np.array([EVERYTHING], np.int64), _fitting_seed(target, shape), "seed array")
-    return _per_sample(list(target), shape, batched, samples, labels)
+        return Resolved(np.array([EVERYTHING], np.int64), _fitting_seed(target, shape, batched, samples), "seed array")
+    if isinstance(target, list) or (isinstance(target, np.ndarray) and target.ndim == 1):
+        return _per_sample(list(target), shape, batched, samples, labels)
+    raise _no_target(target)
+
+
+def _is_index(target: Any) -> bool:
+    return isinstance(target, int | np.integer) and not isinstance(target, bool)
+
+
+def _no_target(target: Any) -> ChoiceError:
+    return ChoiceError(f"{target!r} is no target: give an index, a label, a list of them, or a float array.")
 
 
 def _per_sample(
@@ -62,6 +72,9 @@ def _per_sample(
 ) -> Resolved:
     if len(targets) != samples:
         raise ChoiceError(f"{len(targets)} targets were given for {samples} samples: one per sample, or one for all.")
+    strange = [t for t in targets if not isinstance(t, str) and not _is_index(t)]
+    if strange:
+        raise _no_target(strange[0])
     indices = [index_of(t, labels) if isinstance(t, str) else int(t) for t in targets]
     count = _class_count(shape, batched)
     checked = np.array([_in_range(index, count) for index in indices], np.int64)
@@ -147,12 +160,17 @@ def _in_range(index: int, count: int | None) -> int:
     return index
 
 
-def _fitting_seed(seed: np.ndarray[Any, Any], shape: Sequence[Dimension]) -> np.ndarray[Any, Any]:
-    fits = seed.ndim == len(shape) and all(
-        not isinstance(d, int) or d == s or i == 0 for i, (d, s) in enumerate(zip(shape, seed.shape, strict=True))
+def _fitting_seed(
+    seed: np.ndarray[Any, Any], shape: Sequence[Dimension], batched: bool, samples: int
+) -> np.ndarray[Any, Any]:
+    """Errors: InputError; the batch axis may be 1 for all samples alike."""
+    wanted = [samples, *shape[1:]] if batched and len(shape) else list(shape)
+    fits = seed.ndim == len(wanted) and all(
+        not isinstance(d, int) or d == s or (batched and i == 0 and s == 1)
+        for i, (d, s) in enumerate(zip(wanted, seed.shape, strict=True))
     )
     if not fits:
-        raise InputError(f"The seed has shape {list(seed.shape)}, and the output {list(shape)}: they have to agree.")
+        raise InputError(f"The seed has shape {list(seed.shape)}, and the output {wanted}: they have to agree.")
     if not np.isfinite(seed).all():
         raise InputError("The seed holds NaN or infinity.")
     return seed.astype(np.float32)
@@ -162,7 +180,7 @@ def _shown(index: int, labels: Sequence[str] | None) -> str:
     return labels[index] if labels is not None and index < len(labels) else str(index)
 
 
-# --- on arrays: what the compiled model does with a target, for methods that only run it forward -----------------------
+# --- on arrays: what the compiled model does with a target, for methods that only run it forward ---------------------
 
 
 def as_samples(y: np.ndarray[Any, Any], output: Output) -> np.ndarray[Any, Any]:
@@ -171,7 +189,7 @@ def as_samples(y: np.ndarray[Any, Any], output: Output) -> np.ndarray[Any, Any]:
 
 
 def frozen(resolved: Resolved, y: np.ndarray[Any, Any], output: Output) -> Resolved:
-    """The largest element of the unperturbed input as a seed, so that a perturbation cannot change what is explained."""
+    """The largest element of the unperturbed input as a seed: a perturbation must not change what is explained."""
     if int(resolved.target[0]) != LARGEST:
         return resolved
     flat = as_samples(y, output)

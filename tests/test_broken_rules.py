@@ -1,8 +1,5 @@
 """A check that cannot fail proves nothing: for each of them a deliberately wrong rule that it has to catch."""
 
-# Wrong rules keep the signature of what they replace, and forget some of it: that is what makes them wrong.
-# ruff: noqa: ARG005
-
 from __future__ import annotations
 
 from collections.abc import Callable
