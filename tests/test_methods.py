@@ -187,7 +187,7 @@ def test_deeplift_is_complete(kind: str, baseline: float) -> None:
 
 
 def test_deeplift_on_one_unit_by_hand() -> None:
-    """relu(2·x₁ − x₂) from (0, 0) to (3, 1): Δy/Δz = 1, so 6 and −1; from (0, 4), where it is dead, 5/9 of the slope."""
+    """relu(2·x₁ − x₂) from (0, 0) to (3, 1): Δy/Δz = 1, so 6 and −1; from the dead (0, 4): 5/9 of the slope."""
     net = Net()
     z = net.MatMul(net.input("x", [1, 2]), net.weight(np.array([[2.0], [-1.0]])))
     model, x = net.model(net.Relu(z)), np.array([[3.0, 1.0]], np.float32)
