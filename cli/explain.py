@@ -12,6 +12,7 @@ from onnxlrp.data import expand
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.heatmap import REDUCTIONS
 from onnxlrp.report.gallery import Entry, Found, Gallery
+from onnxlrp.report.maps import ROBUST
 from onnxlrp.report.pictures import Style
 from onnxlrp.report.summary import spoken
 
@@ -61,7 +62,7 @@ MOST_ROWS = 40
     "--percentile",
     type=float,
     metavar="P",
-    default=99.5,
+    default=ROBUST,
     show_default=True,
     help="Of all magnitudes: the one that gets the full colour; 100 is the largest.",
 )

@@ -25,8 +25,9 @@ def stderr() -> Console:
 
 
 def say(text: str = "") -> None:
-    """One line of the result; square brackets in it are text, not markup."""
-    stdout().print(escape(text), highlight=False, soft_wrap=True)
+    """One line of the result, wrapped on a terminal; square brackets in it are text, not markup."""
+    console = stdout()
+    console.print(escape(text), highlight=False, soft_wrap=not console.is_terminal)
 
 
 def warn(texts: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for, upstream
 from onnxlrp.cut import cut_model
+from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.explanation import Conservation, Explanation
 from onnxlrp.feeding import Feeding
@@ -53,6 +54,8 @@ class Explainer:
     box       : (low, high) of the preprocessed input, for z-box rules
     labels    : class names, for targets by label
     logits    : tensor that holds the logits, where stepping back does not find them
+    layout    : axes of the input, such as "NCHW", for pictures of the result
+                (box, labels, logits and layout come from the sidecar beside the file where they are not given)
     options   : of the method, such as steps=50 or window=(3, 8, 8)
 
     Errors: ModelError, ChoiceError, NoRule and Unsupported before anything runs.
@@ -80,8 +83,11 @@ class Explainer:
         self.model = prepare(model if isinstance(model, Model) else read(model))
         self.method = find_method(method, options)
         self.target = target
-        self.labels = tuple(labels) if labels is not None else None
-        self.layout = layout
+        sidecar = Sidecar.beside(self.model.path) if self.model.path is not None else Sidecar()
+        self.labels = tuple(labels) if labels is not None else sidecar.labels
+        self.layout = layout or sidecar.layout
+        logits = logits or sidecar.logits
+        box = box if box is not None else _known_box(sidecar)
         self.bias = _known_bias(bias)
         self.providers = providers
         self.batch_size = _at_least_one(batch_size)
@@ -374,6 +380,13 @@ class Explainer:
 def explain(model: Source | Model, x: Any, **choices: Any) -> Explanation:
     """Explain one batch in one call; the choices are `Explainer`'s."""
     return Explainer(model, **choices).explain(x)
+
+
+def _known_box(sidecar: Sidecar) -> Box | None:
+    """The box that a sidecar gives or its preprocessing implies; None where it says nothing of either."""
+    if sidecar.box is None and sidecar.preprocessing is None and sidecar.scale is None:
+        return None
+    return sidecar.bounds()
 
 
 def _known_bias(bias: str) -> str:

@@ -25,7 +25,7 @@ import onnxlrp
 from onnxlrp.data import Sidecar
 from onnxlrp.errors import InputError
 from onnxlrp.report.show import explanation_as_html
-from onnxlrp.report.summary import doubt, loss
+from onnxlrp.report.summary import doubt
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = Path(onnxlrp.__file__).parent / "demo"
@@ -210,9 +210,11 @@ def test_hardly_better_than_chance_is_doubted() -> None:
     assert doubt([0.1], 2) == ""
 
 
-def test_relevance_that_does_not_arrive_is_told() -> None:
-    assert "0.013 %" in loss([1.3e-4, 1.1e-4, 1.5e-4])
-    assert loss([0.9, float("nan")]) == loss([]) == ""
+def test_a_warning_of_every_batch_is_said_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "far.npy", np.stack([np.full((3, 64, 64), 40.0 + n, np.float32) for n in range(4)]))
+    flags = ["--preset", "epsilon-gamma-box", "--box", "-1", "1", "--batch-size", "1", "--no-figure"]
+    result = good("explain", SHAPES, tmp_path / "far.npy", "-o", tmp_path / "out", *flags)
+    assert result.stderr.count("lies outside the box") == 1
 
 
 def test_a_broken_image_is_skipped_and_the_others_are_done(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ found.entries, found.skipped
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,9 @@ from onnxlrp.target import Target
 from onnxlrp.version import VERSION
 
 Progress = Callable[[float, float], None]
-"""(done, total), in files."""
+"""(done, total), in steps: for each file one per method, and one for its pictures."""
+
+NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,8 @@ class Gallery:
         self._entries: list[Entry] = []
         self._skipped: list[Skipped] = []
         self._waiting: list[tuple[Entry, Sheet]] = []
-        self._warnings: dict[str, None] = {}
-        self._done = self._total = 0.0
+        self._warnings: dict[str, str] = {}
+        self._steps, self._done, self._total = 0, 0.0, 0.0
         self._report: Progress | None = None
 
     def explain(self, paths: Sequence[Path], target: Target = None, progress: Progress | None = None) -> Found:
@@ -103,7 +106,8 @@ class Gallery:
         """
         started = time.perf_counter()
         require_writable(self.folder)
-        self._total, self._report = float(len(paths) * len(self.explainers)), progress
+        self._steps = len(self.explainers) + 1
+        self._total, self._report = float(len(paths) * self._steps), progress
         if any(path.suffix.lower() in PICTURES for path in paths):
             self._warn(self.meaning.warning)
         for group in self._groups(self._load(paths)):
@@ -115,7 +119,7 @@ class Gallery:
         document = self._document(target, time.perf_counter() - started)
         if self._entries:
             write_json(self.folder / "explain.json", document)
-        return Found(document, self._entries, self._skipped, list(self._warnings))
+        return Found(document, self._entries, self._skipped, list(self._warnings.values()))
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -197,6 +201,7 @@ class Gallery:
             self._waiting.append((entry, sheet))
         else:
             entry.files += self._painter.draw(sheet)
+        self._advance(1)
 
     def _write_relevance(self, name: str, explanation: Explanation, position: int) -> str:
         file = f"{name}-{explanation.method}.npz"
@@ -214,10 +219,12 @@ class Gallery:
     def _skip(self, path: Path, error: InputError) -> None:
         reason = str(error)
         self._skipped.append(Skipped(path, reason if str(path) in reason else f"{path}: {reason}"))
-        self._advance(len(self.explainers))
+        self._advance(self._steps)
 
     def _warn(self, *texts: str) -> None:
-        self._warnings |= dict.fromkeys(filter(None, texts))
+        """Keep a warning once, though every batch says it with numbers of its own."""
+        for text in filter(None, texts):
+            self._warnings.setdefault(NUMBERS.sub("#", text), text)
 
     def _inner_progress(self, samples: int) -> Callable[[int, int], None]:
         base = self._done
@@ -234,12 +241,10 @@ class Gallery:
             self._report(self._done, self._total)
 
     def _judge(self) -> None:
-        """Doubt predictions that are hardly better than chance, and relevance that mostly did not arrive."""
+        """Doubt predictions that are hardly better than chance."""
         tops = [entry.predictions[0].probability for entry in self._entries if entry.predictions]
         classes = summary.class_count(self.explainers[0])
         self._warn(summary.doubt([top for top in tops if top is not None], classes))
-        kept = [result["conservation"] for entry in self._entries for result in entry.results]
-        self._warn(summary.loss([one["ratio"] for one in kept if one is not None]))
 
     def _document(self, target: Target, seconds: float) -> dict[str, Any]:
         first = self.explainers[0]
@@ -256,9 +261,9 @@ class Gallery:
             "seconds": round(seconds, 3),
             "inputs": [entry.as_dict() for entry in self._entries],
             "skipped": [{"path": str(one.path), "reason": one.reason} for one in self._skipped],
-            "warnings": list(self._warnings),
+            "warnings": list(self._warnings.values()),
         }
-        return summary.as_json(document)
+        return dict(summary.as_json(document))
 
 
 def _joined(group: Sequence[_Loaded]) -> dict[str, Any]:

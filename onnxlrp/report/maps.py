@@ -16,6 +16,9 @@ from onnxlrp.heatmap import Map, reduce_channels
 
 Array = NDArray[Any]
 
+ROBUST = 99.5
+"""Percentile that gets the full colour: in a photo's 50,000 pixels the largest one leaves all others white."""
+
 
 @dataclass(frozen=True)
 class Drawable:

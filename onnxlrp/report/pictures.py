@@ -12,7 +12,7 @@ from onnxlrp.data import Sidecar
 from onnxlrp.explanation import Explanation
 from onnxlrp.figure import Panel, bars, figure, grid, save_figure
 from onnxlrp.heatmap import Map, Picture, limit_of, save_heatmap
-from onnxlrp.report.maps import Drawable, drawable
+from onnxlrp.report.maps import ROBUST, Drawable, drawable
 
 MOST_CLASSES = 12
 """Classes that the grid of target "all" draws: those with the largest scores."""
@@ -28,13 +28,13 @@ class Style:
     """How maps are drawn; see `onnxlrp.heatmap`.
 
     how        : reduction of channels, None = by method
-    percentile : 99.5 by default: in a photo's 50,000 pixels the largest one leaves the others white
+    percentile : of all magnitudes, the one that gets the full colour
     scale      : "image", or "shared" by all files of a method
     figure     : whether a titled figure with colour bars is drawn for each file
     """
 
     how: str | None = None
-    percentile: float | None = 99.5
+    percentile: float | None = ROBUST
     scale: str = "image"
     format: str = "png"
     figure: bool = True

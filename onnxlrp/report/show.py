@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from onnxlrp.explanation import Explanation
 from onnxlrp.figure import Panel, bars, figure
-from onnxlrp.report.maps import axes_of, drawable, gray_picture, one_sample, primary
+from onnxlrp.report.maps import ROBUST, axes_of, drawable, gray_picture, one_sample, primary
 
 MOST_SHOWN = 4
 """Samples of a batch that a notebook cell draws."""
@@ -32,7 +32,7 @@ def plot_explanation(explanation: Explanation, sample: int = 0, name: str | None
     if name in explanation.inputs:
         array = explanation.inputs[name]
         picture = gray_picture(*one_sample(array, axes_of(array.shape, explanation.layout), sample))
-    return figure([Panel("", found.values, found.kind)], picture, title)
+    return figure([Panel("", found.values, found.kind)], picture, title, percentile=ROBUST)
 
 
 def explanation_as_html(explanation: Explanation) -> str:

@@ -103,17 +103,6 @@ def least_believable(classes: int, samples: int) -> float:
     return max(0.3 if samples >= ENOUGH else 0.2, 1.5 / classes)
 
 
-def loss(ratios: Sequence[float]) -> str:
-    """A sentence where little of the relevance arrives, or many times of it; else ""."""
-    known = [ratio for ratio in ratios if math.isfinite(ratio)]
-    if not known or 0.1 <= abs(middle := float(np.median(known))) <= 10:
-        return ""
-    return (
-        f"{100 * middle:.2g} % of the seeded relevance arrives at the input (median). A heatmap still ranks its "
-        "pixels, but its sum is not f(x): `onnxlrp verify MODEL` shows which layers keep or add relevance."
-    )
-
-
 def class_count(explainer: Explainer) -> int:
     """Classes of the explained output; 0 where the file does not say."""
     shape = explainer.output.asked.shape
