@@ -167,6 +167,31 @@ def test_explain_takes_folders_globs_and_arrays_with_several_rows(tmp_path: Path
     assert document["preset"] == "epsilon"
 
 
+def test_inputs_without_a_batch_axis_are_not_joined(tmp_path: Path) -> None:
+    """x (batch, 3) times a table (n, 3) that belongs to each file."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["table"], ["row"], axes=[0], keepdims=1),
+            helper.make_node("Mul", ["x", "row"], ["y"]),
+        ],
+        "two inputs",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3]),
+            helper.make_tensor_value_info("table", TensorProto.FLOAT, ["n", 3]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 3])],
+    )
+    model = tmp_path / "two.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
+    x = np.ones((1, 3), np.float32)
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        np.savez(tmp_path / f"{name}.npz", x=x, table=np.full((2, 3), factor, np.float32))
+    document = json.loads(good("explain", model, tmp_path / "?.npz", "-o", tmp_path / "out", "--json").stdout)
+    assert [entry["results"][0]["score"] for entry in document["inputs"]] == [1.0, 2.0]
+    assert np.load(tmp_path / "out" / "a-lrp.npz")["table"].shape == (2, 3)
+    assert {"a-lrp-x-bars.png", "a-lrp-table-bars.png"} <= files_in(tmp_path / "out")
+
+
 def test_several_methods_share_one_figure_and_one_table(tmp_path: Path) -> None:
     methods = ["--method", "lrp", "--method", "integrated-gradients", "--option", "steps=3", "--preset", "epsilon"]
     text = good("explain", SHAPES, CIRCLE, "-o", tmp_path, *methods, "--scale", "shared", "--format", "svg").stdout

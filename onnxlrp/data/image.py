@@ -80,7 +80,8 @@ def unprocess(array: NDArray[Any], sidecar: Sidecar) -> Picture:
     channels_last = _channels_last(values, image_layout(sidecar, values.shape))
     pixels = sidecar.pixels(channels_last.shape[-1])
     # NaN is the explainer's business, not the picture's: it shows as black.
-    shown = np.clip(np.nan_to_num(np.rint(pixels.backward(channels_last))), 0, 255).astype(np.uint8)
+    levels = np.clip(np.nan_to_num(np.rint(pixels.backward(channels_last))), 0, 255)
+    shown = np.asarray(levels, np.uint8)
     order = np.argsort(CHANNEL_ORDERS[pixels.channels or "RGB"])
     return shown.repeat(3, axis=-1) if len(order) == 1 else shown[..., order]
 

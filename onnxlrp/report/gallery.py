@@ -91,6 +91,9 @@ class Gallery:
         self.explainers = list(explainers)
         self.meaning = meaning
         self.folder = folder
+        self._inputs = inputs_of(self.explainers[0].model)
+        leading = {str(entry.shape[0]) if entry.shape else "" for entry in self._inputs}
+        self._joinable = self.explainers[0].takes_batches and len(leading) == 1
         self._painter = Painter(folder, style or Style(), meaning.sidecar)
         self._entries: list[Entry] = []
         self._skipped: list[Skipped] = []
@@ -124,10 +127,9 @@ class Gallery:
     # --- loading -----------------------------------------------------------------------------------------------------
 
     def _load(self, paths: Sequence[Path]) -> Iterator[_Loaded]:
-        inputs = inputs_of(self.explainers[0].model)
         for path, name in zip(paths, sample_names(paths), strict=True):
             try:
-                sample = load(path, self.meaning.sidecar, inputs)
+                sample = load(path, self.meaning.sidecar, self._inputs)
             except InputError as error:
                 self._skip(path, error)
                 continue
@@ -136,7 +138,7 @@ class Gallery:
     def _single(self, sample: Sample) -> list[Sample]:
         """One sample per row of a batch that a file holds."""
         rows = {len(array) for array in sample.arrays.values() if array.ndim}
-        count = next(iter(rows)) if len(rows) == 1 and self.explainers[0].takes_batches else 1
+        count = next(iter(rows)) if len(rows) == 1 and self._joinable else 1
         if count < 2:
             return [sample]
         digits = len(str(count - 1))
@@ -145,7 +147,7 @@ class Gallery:
 
     def _groups(self, samples: Iterable[_Loaded]) -> Iterator[list[_Loaded]]:
         """Samples of the same shapes, as many as a batch holds; at the end what is left."""
-        size = self.explainers[0].batch_size if self.explainers[0].takes_batches else 1
+        size = self.explainers[0].batch_size if self._joinable else 1
         groups: dict[Any, list[_Loaded]] = {}
         for loaded in samples:
             key = tuple((name, array.shape[1:]) for name, array in loaded.sample.arrays.items())

@@ -81,9 +81,9 @@ def axes_of(shape: tuple[int, ...], layout: str | None) -> str:
 
 def one_sample(array: Array, letters: str, sample: int) -> tuple[Array, str]:
     """One sample without its batch axis, and the letters of what is left; a tensor without such an axis is whole."""
-    if "N" not in letters:
+    axis = letters.find("N")
+    if axis < 0 or array.shape[axis] <= sample:
         return array, letters
-    axis = letters.index("N")
     return array.take(sample, axis=axis), letters.replace("N", "")
 
 
