@@ -35,7 +35,7 @@ def command(folder: Path, provider: str, as_json: bool) -> None:
     \b
     Example:
       onnxlrp demo
-      onnxlrp demo -o /tmp/demo
+      onnxlrp demo -o heatmaps
     """
     with progress("explaining") as report:
         story = tell(folder, provider, report)
