@@ -1,0 +1,444 @@
+"""Perturbation curves: how fast a prediction falls when regions are replaced in the order of their relevance.
+
+    x_0 = x,   x_k = x_{k−1} with region r_k replaced,   r_1, r_2, … by falling Σ R (most relevant first, "morf"),
+    by rising Σ R (least relevant first, "lerf"), or drawn by chance ("random")
+
+Heatmaps are computed once per batch. Perturbed copies are made one at a time and run in full batches. What stands in a
+region comes from (seed, sample, repeat) alone: every method and order meets the same noise on one sample, and a run
+that was killed goes on with the same numbers.  Source: Samek et al., arXiv 1509.06321 and 1708.08296, section 4.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlrp.curve_statistics import Curves, Series, Skipped
+from onnxlrp.curve_store import Record, Store, digest_of
+from onnxlrp.data.sample import Sample
+from onnxlrp.errors import ChoiceError, InputError
+from onnxlrp.explain import Explainer
+from onnxlrp.perturb import Array, Removal, Surroundings, replacement
+from onnxlrp.predictor import Predictor, Scores
+from onnxlrp.regions import Regions, Size, ranked, regions_for
+from onnxlrp.session import Arrays
+from onnxlrp.target import Target
+from onnxlrp.version import VERSION
+
+ORDERS = ("morf", "lerf")
+RANDOM = "random"
+SPATIAL = "HWLTD"
+
+FILL, ORDER, TIES = 0, 1, 2
+"""What a random number is for: each purpose has its own stream."""
+
+MANY = 4
+"""Batches that one sample has to fill by itself, so that what its last batch lacks costs little."""
+
+Progress = Callable[[float, float], None]
+Label = Callable[[Sample], int]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a curve is measured.
+
+    steps   : regions that are replaced, one after another        orders : "morf", "lerf" or both
+    region  : see `regions_for`; or `labels`, which gives a sample's label map (words, superpixels), under `labels_name`
+    replace : see `REPLACEMENTS`        around : what the replacement needs to know
+    repeats : replacements drawn per sample        baseline : whether random order is measured as well
+    picture : (height, width) of a flattened picture
+    """
+
+    steps: int = 50
+    region: Size = 9
+    replace: str = "uniform"
+    orders: tuple[str, ...] = ("morf",)
+    repeats: int = 1
+    seed: int = 0
+    baseline: bool = True
+    around: Surroundings = field(default_factory=Surroundings)
+    layout: str | None = None
+    picture: tuple[int, int] | None = None
+    labels: Callable[[Sample], Any] | None = None
+    labels_name: str = "grid"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "repeats"):
+            if getattr(self, name) < 1:
+                raise ChoiceError(f"{name}={getattr(self, name)}; at least 1 is needed.")
+        unknown = [order for order in self.orders if order not in ORDERS]
+        if unknown:
+            raise ChoiceError(f"There is no order '{unknown[0]}'; there are {', '.join(ORDERS)}, and random.")
+        replacement(self.replace, self.around)
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the numbers depend on."""
+        around = self.around
+        background = None if around.background is None else digest_of({"background": around.background})
+        bounds = [None if b is None else np.asarray(b, np.float64).ravel().tolist() for b in (around.low, around.high)]
+        return {
+            "steps": self.steps,
+            "region": dict(self.region) if isinstance(self.region, Mapping) else self.region,
+            "regions": self.labels_name if self.labels is not None else "grid",
+            "replace": self.replace,
+            "box": bounds,
+            "value": around.value,
+            "sigma": around.sigma,
+            "background": background,
+            "orders": list(self.orders),
+            "repeats": self.repeats,
+            "seed": self.seed,
+            "baseline": self.baseline,
+            "layout": self.layout,
+        }
+
+
+def measure_curves(
+    explainers: Mapping[str, Explainer],
+    samples: Iterable[Sample | Skipped],
+    protocol: Protocol | None = None,
+    *,
+    target: Target = None,
+    label: Label | None = None,
+    store: Path | None = None,
+    resume: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Curves:
+    """Measure the curves of several methods over samples.
+
+    explainers : {name: explainer}, all of one model and one explained tensor; empty measures random order alone
+    samples    : read one batch at a time; a `Skipped` among them is counted
+    target     : of every sample; None = the class that is largest before anything is replaced
+    label      : the true class of a sample, for the score "accuracy"
+    store      : an append-only file of results per sample        resume : go on with what it holds
+    progress   : told the number of samples done
+    Errors: ChoiceError for explainers or a store that do not fit; InputError where no sample could be measured.
+    """
+    protocol = protocol or Protocol()
+    measuring = _Measuring(explainers, protocol, target, label, Path(store) if store is not None else None, resume)
+    return measuring.over(samples, progress)
+
+
+class _Measuring:
+    """One run over samples."""
+
+    def __init__(
+        self,
+        explainers: Mapping[str, Explainer],
+        protocol: Protocol,
+        target: Target,
+        label: Label | None,
+        path: Path | None,
+        resume: bool,
+    ) -> None:
+        if not explainers:
+            raise ChoiceError("At least one explainer is needed: it says which model is run, and where.")
+        self.explainers, self.protocol, self.target, self.label = dict(explainers), protocol, target, label
+        self.first = next(iter(self.explainers.values()))
+        self.predictor = Predictor(self.first)
+        self.tensor = self.predictor.tensor
+        self.series = _series(self.explainers, protocol)
+        self.replacement = replacement(protocol.replace, protocol.around)
+        self.settings = self._settings()
+        self.store = Store(path, self.settings, resume=resume)
+        self.records: list[Record] = []
+        self.skipped: list[Skipped] = []
+        self.heatmap_seconds = 0.0
+        self._grids: dict[tuple[int, ...], Regions] = {}
+
+    def over(self, samples: Iterable[Sample | Skipped], progress: Callable[[int], None] | None) -> Curves:
+        started = time.perf_counter()
+        for group in self._groups(samples):
+            self._group(group)
+            if progress is not None:
+                progress(len(self.records) + len(self.skipped))
+        if not self.records:
+            reasons = "\n".join(one.reason for one in self.skipped) or "There were none."
+            raise InputError(f"No sample could be measured.\n{reasons}")
+        seconds = {
+            "total": time.perf_counter() - started,
+            "forward": self.predictor.seconds,
+            "heatmaps": self.heatmap_seconds,
+        }
+        return Curves(
+            tuple(self.series),
+            tuple(self.records),
+            tuple(self.skipped),
+            self.settings,
+            self.predictor.head if self.predictor.has_classes else None,
+            seconds,
+            self.predictor.runs,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        described = {name: _described(explainer) for name, explainer in self.explainers.items()}
+        for explainer in self.explainers.values():
+            if _subject(explainer) != _subject(self.first) or self.tensor not in explainer.explained:
+                raise ChoiceError(
+                    "The explainers differ in model, output or explained tensor: curves would not compare."
+                )
+        return {
+            "onnxlrp": VERSION,
+            "model": self.first.model.sha256,
+            "output": self.first.output.tensor.name,
+            "tensor": self.tensor,
+            "target": self.target if isinstance(self.target, int | str | None) else repr(self.target),
+            "methods": described,
+            "batch_size": self.predictor.batch_size,
+            **self.protocol.as_dict(),
+        }
+
+    # --- samples -----------------------------------------------------------------------------------------------------
+
+    def _groups(self, samples: Iterable[Sample | Skipped]) -> Iterator[list[Sample]]:
+        """Neighbours of one shape, a batch at most: nothing else is held in memory."""
+        size = self.predictor.batch_size
+        group: list[Sample] = []
+        for sample in samples:
+            if isinstance(sample, Skipped):
+                self.skipped.append(sample)
+                continue
+            if group and (len(group) == size or _shapes(group[0]) != _shapes(sample)):
+                yield group
+                group = []
+            group.append(sample)
+        if group:
+            yield group
+
+    def _group(self, group: Sequence[Sample]) -> None:
+        """Measure a batch; where it does not fit, one by one, so that the others are still done."""
+        digests = [digest_of(sample.arrays) for sample in group]
+        known = [self.store.find(sample.name, digest) for sample, digest in zip(group, digests, strict=True)]
+        if all(record is not None for record in known):
+            self.records += [record for record in known if record is not None]
+            return
+        try:
+            prepared = self._prepared(group, digests)
+        except InputError as error:
+            if len(group) == 1:
+                self.skipped.append(Skipped(group[0].name, str(error)))
+                return
+            for sample in group:
+                self._group([sample])
+            return
+        done = {position: record for position, record in enumerate(known) if record is not None}
+        self._measure([(i, one) for i, one in enumerate(prepared) if i not in done], done)
+        self.records += [done[position] for position in range(len(group))]
+
+    def _prepared(self, group: Sequence[Sample], digests: Sequence[str]) -> list[_Prepared]:
+        """Values, targets and orders of a batch; heatmaps once per method."""
+        feeds = _joined(group)
+        values, y = self.predictor.first(feeds)
+        weights = self.predictor.weights(self.target, y)
+        maps = self._heatmaps(feeds, y, weights)
+        prepared = []
+        for position, (sample, digest) in enumerate(zip(group, digests, strict=True)):
+            x = values[position]
+            regions = self._regions(sample, x)
+            orders = {name: regions.sums(relevance[position]) for name, relevance in maps.items()}
+            rest = {
+                name: array[position : position + 1] if self.first.output.batched else array[None]
+                for name, array in feeds.items()
+                if name != self.tensor
+            }
+            label = -1 if self.label is None else int(self.label(sample))
+            prepared.append(_Prepared(sample, digest, x, rest, regions, orders, weights[position], label))
+        return prepared
+
+    def _heatmaps(self, feeds: Arrays, y: Array, weights: Array) -> dict[str, Array]:
+        started = time.perf_counter()
+        # The frozen target, so that every method explains what the curve measures, also at a tie.
+        target = self.target
+        if self.target is None and self.predictor.has_classes and self.first.output.batched:
+            target = [int(index) for index in weights.argmax(axis=1)]
+        maps = {}
+        for name, explainer in self.explainers.items():
+            relevance = explainer.explain(feeds, target=target).relevance[self.tensor]
+            if not np.isfinite(relevance).all():
+                raise InputError(f"The relevance by '{name}' holds NaN or infinity: it orders nothing.")
+            maps[name] = relevance if self.first.output.batched else relevance[None]
+        self.heatmap_seconds += time.perf_counter() - started
+        return maps
+
+    def _regions(self, sample: Sample, x: Array) -> Regions:
+        if self.protocol.labels is not None:
+            return Regions.of(self.protocol.labels(sample), x.shape)
+        if x.shape not in self._grids:
+            layout = self.protocol.layout or self.first.layout
+            self._grids[x.shape] = regions_for(x.shape, layout, self.protocol.region, self.protocol.picture)
+        return self._grids[x.shape]
+
+    # --- perturbed copies --------------------------------------------------------------------------------------------
+
+    def _measure(self, prepared: Sequence[tuple[int, _Prepared]], done: dict[int, Record]) -> None:
+        """Run the copies of each sample; several samples share batches where one does not fill them."""
+        rows = len(self.series) * self.protocol.repeats * self.protocol.steps
+        together = 1 if rows >= MANY * self.predictor.batch_size else len(prepared)
+        for start in range(0, len(prepared), max(together, 1)):
+            chunk = prepared[start : start + together]
+            measured = self._run([one for _, one in chunk])
+            for (position, _), record in zip(chunk, measured, strict=True):
+                self.store.add(record)
+                done[position] = record
+
+    def _run(self, prepared: Sequence[_Prepared]) -> list[Record]:
+        shape = (len(prepared), len(self.series), self.protocol.repeats, self.protocol.steps + 1)
+        value, logs = np.zeros(shape), np.zeros(shape)
+        best = np.zeros(shape, np.int64)
+        for places, scores in self._scored(prepared):
+            value[places], logs[places], best[places] = scores.value, scores.log_probability, scores.best
+        for number, one in enumerate(prepared):
+            steps = min(self.protocol.steps, one.regions.count)
+            for array in (value, logs, best):
+                array[number, ..., 0] = array[number, 0, 0, 0]
+                array[number, ..., steps + 1 :] = array[number, ..., steps : steps + 1]
+        return [
+            Record(
+                one.sample.name,
+                one.digest,
+                one.regions.count,
+                int(one.weights.argmax()) if self.predictor.has_classes else -1,
+                one.label,
+                value[number],
+                logs[number],
+                best[number],
+            )
+            for number, one in enumerate(prepared)
+        ]
+
+    def _scored(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[tuple[Array, ...], Scores]]:
+        """(places, scores) per full batch; one buffer holds the copies."""
+        size = self.predictor.batch_size
+        buffer = np.empty((size, *prepared[0].x.shape), prepared[0].x.dtype)
+        places: list[tuple[int, int, int, int]] = []
+        for place, row in self._copies(prepared):
+            buffer[len(places)] = row
+            places.append(place)
+            if len(places) == size:
+                yield self._batch(buffer, places, prepared)
+                places = []
+        if places:
+            yield self._batch(buffer[: len(places)], places, prepared)
+
+    def _batch(
+        self, rows: Array, places: list[tuple[int, int, int, int]], prepared: Sequence[_Prepared]
+    ) -> tuple[tuple[Array, ...], Scores]:
+        index = tuple(np.array(places).T)
+        owners = [prepared[number] for number in index[0]]
+        rest = {name: np.concatenate([one.rest[name] for one in owners]) for name in owners[0].rest}
+        y = self.predictor(rows, rest)
+        return index, self.predictor.scores(y, np.stack([one.weights for one in owners]))
+
+    def _copies(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[tuple[int, int, int, int], Array]]:
+        """((sample, series, repeat, step), values): the next overwrites the last, so whoever wants one copies it."""
+        for number, one in enumerate(prepared):
+            yield (number, 0, 0, 0), one.x
+            for repeat in range(self.protocol.repeats):
+                filled = self.replacement.fill(one.x, one.regions, one.random(self.protocol.seed, repeat, FILL))
+                for series, entry in enumerate(self.series):
+                    order = self._order(one, entry, repeat)[: self.protocol.steps]
+                    for step, row in enumerate(self._walk(one, order, filled), start=1):
+                        yield (number, series, repeat, step), row
+
+    def _order(self, one: _Prepared, series: Series, repeat: int) -> NDArray[np.int64]:
+        if series.order == RANDOM:
+            return one.random(self.protocol.seed, repeat, ORDER).permutation(one.regions.count)
+        chance = one.random(self.protocol.seed, 0, TIES)
+        return ranked(one.sums[series.method], chance, least_first=series.order == "lerf")
+
+    def _walk(self, one: _Prepared, order: NDArray[np.int64], filled: Array) -> Iterator[Array]:
+        if isinstance(self.replacement, Removal):
+            yield from _removed(one, order, self.replacement)
+            return
+        current, source = one.x.copy(), filled.ravel()
+        flat = current.reshape(-1)
+        for region in order:
+            cells = one.regions.cells[region]
+            flat[cells] = source[cells]
+            yield current
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One sample, ready to be perturbed. sums : Σ R per region, by method"""
+
+    sample: Sample
+    digest: str
+    x: Array
+    rest: Arrays
+    regions: Regions
+    sums: dict[str, NDArray[np.float64]]
+    weights: Array
+    label: int
+
+    def random(self, seed: int, repeat: int, purpose: int) -> np.random.Generator:
+        """From (seed, sample, repeat), never from the order of calls."""
+        return np.random.default_rng([seed, int(self.digest, 16), repeat, purpose])
+
+
+def _removed(one: _Prepared, order: NDArray[np.int64], removal: Removal) -> Iterator[Array]:
+    tokens = one.regions.labels.reshape(len(one.x), -1)[:, 0]
+    gone = np.zeros(len(one.x), np.bool_)
+    for region in order:
+        gone |= tokens == region
+        yield removal.compact(one.x, gone)
+
+
+def _series(explainers: Mapping[str, Explainer], protocol: Protocol) -> list[Series]:
+    by_method = [Series(name, order) for name in explainers for order in protocol.orders]
+    return by_method + ([Series(RANDOM, RANDOM)] if protocol.baseline else [])
+
+
+def _shapes(sample: Sample) -> list[tuple[Any, ...]]:
+    return [(name, array.shape[1:]) for name, array in sample.arrays.items()]
+
+
+def _joined(group: Sequence[Sample]) -> Arrays:
+    first = group[0].arrays
+    return dict(first) if len(group) == 1 else {n: np.concatenate([s.arrays[n] for s in group]) for n in first}
+
+
+def _subject(explainer: Explainer) -> tuple[str, str | None]:
+    return explainer.model.sha256, explainer.output.tensor.name
+
+
+def _described(explainer: Explainer) -> dict[str, Any]:
+    """What decides on a heatmap."""
+    box = None if explainer.box is None else [np.asarray(b, np.float64).ravel().tolist() for b in explainer.box]
+    return {
+        "method": explainer.method.name,
+        "runner": repr(getattr(explainer.method, "runner", None)),
+        "preset": explainer.preset,
+        "rules": {key: str(rule) for key, rule in explainer.rules.items()},
+        "bias": explainer.bias,
+        "box": box,
+        "options": {key: repr(value) for key, value in explainer._options.items()},
+    }
+
+
+def surroundings(
+    layout: str | None,
+    rank: int,
+    box: tuple[Any, Any] | None = None,
+    background: Array | None = None,
+    value: float = 0.0,
+    sigma: float = 10.0,
+) -> Surroundings:
+    """What is known of an input, for replacements.  layout : batch axis included or not        rank : of one sample"""
+    letters = (layout or "").replace("N", "")
+    spatial = tuple(i for i, letter in enumerate(letters) if letter in SPATIAL) if len(letters) == rank else ()
+    low, high = (_of_sample(bound, rank) for bound in box) if box is not None else (None, None)
+    return Surroundings(low, high, spatial, background, value, sigma)
+
+
+def _of_sample(bound: Any, rank: int) -> Array:
+    """A bound that broadcasts over batches as one that broadcasts over one sample."""
+    array = np.asarray(bound, np.float32)
+    return array[0] if array.ndim == rank + 1 else array

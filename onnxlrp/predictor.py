@@ -1,0 +1,158 @@
+"""A model as a function from one tensor to scores: the tensor is fed (also an inner one), all other inputs stay."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxlrp.cut import cut_model
+from onnxlrp.errors import ChoiceError
+from onnxlrp.explain import Explainer
+from onnxlrp.feeding import Feeding
+from onnxlrp.output import find_tensor
+from onnxlrp.running import Forward
+from onnxlrp.session import Arrays, Session
+from onnxlrp.target import Target, frozen, resolve, weights_of
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of rows.
+
+    value           : Σ target ⊙ y, the logit where a class is explained
+    log_probability : of the target; NaN where the output is no vector of classes
+    best            : index of the largest class; −1 where there are no classes
+    """
+
+    value: NDArray[np.float64]
+    log_probability: NDArray[np.float64]
+    best: NDArray[np.int64]
+
+
+class Predictor:
+    """Runs one explainer's model on values of one of its explained tensors.
+
+    seconds : spent inside onnxruntime so far        runs : rows so far
+    """
+
+    def __init__(self, explainer: Explainer, tensor: str | None = None) -> None:
+        self.explainer = explainer
+        self.tensor = tensor or explainer.explained[0]
+        if self.tensor not in explainer.explained:
+            raise ChoiceError(f"'{self.tensor}' is not explained; explained are {', '.join(explainer.explained)}.")
+        self.output, self.model = explainer.output, explainer.model
+        self.batch_size = explainer.batch_size if self.output.batched else 1
+        self.seconds, self.runs = 0.0, 0
+        self._head: str | None = None
+
+    @cached_property
+    def _forward(self) -> Forward:
+        inputs = {value.name for value in self.model.graph.inputs}
+        inner = [self.tensor] if self.tensor not in inputs else []
+        feeding = Feeding(self.model.graph.inputs, self.output.batched, self.batch_size)
+        return Forward(self.model, self.output, inner, feeding, self.explainer.providers)
+
+    @cached_property
+    def _cut(self) -> tuple[Session, Feeding]:
+        """The model cut at the tensor, with the explained tensor as its only output."""
+        if self.tensor in {value.name for value in self.model.graph.inputs}:
+            return self._forward.session, self._forward.feeding
+        model = cut_model(self.model, [self.tensor]).copy()
+        value = find_tensor(model.graph, self.output.tensor.name or "", "tensor")
+        del model.graph.outputs[:]
+        model.graph.outputs.append(value)
+        return Session(model, self.explainer.providers), Feeding(
+            model.graph.inputs, self.output.batched, self.batch_size
+        )
+
+    def first(self, feeds: Arrays) -> tuple[Array, Array]:
+        """The tensor's own values and the explained output, batch axis in front, for what a user feeds."""
+        feeds = self.explainer.checked(feeds)
+        started = time.perf_counter()
+        found = self._forward(feeds, self._forward.feeding.samples(feeds))
+        self.seconds += time.perf_counter() - started
+        values = found[self.tensor] if self.tensor in found else feeds[self.tensor]
+        y = self._forward.explained_value(found)
+        asked = found.get(self.output.asked.name or "")
+        if not self.output.batched:
+            values, y, asked = values[None], y[None], None if asked is None else asked[None]
+        if self._head is None:
+            self._head = head_of(_flat(y), None if asked is None else _flat(asked))
+        return values, y
+
+    def __call__(self, values: Array, rest: Arrays) -> Array:
+        """The explained output of rows.  values : (row, …)        rest : the other inputs, (row, …) each"""
+        session, feeding = self._cut
+        feeds = {n: a for n, a in ({self.tensor: values} | rest).items() if n in session.inputs}
+        name = self.output.tensor.name or ""
+        started = time.perf_counter()
+        if self.output.batched:
+            y = feeding.run(lambda piece: session.run(piece, [name]), feeds, len(values))[name]
+        else:
+            y = np.stack([session.run({n: a[i] for n, a in feeds.items()}, [name])[name] for i in range(len(values))])
+        self.seconds += time.perf_counter() - started
+        self.runs += len(values)
+        return y
+
+    def weights(self, target: Target, y: Array) -> Array:
+        """What is explained of each sample as an array over the output, frozen at these unperturbed values."""
+        asked = y if self.output.batched else y[0]
+        resolved = resolve(target, asked.shape, self.output.batched, len(y), self.explainer.labels)
+        weights = weights_of(frozen(resolved, asked, self.output), asked.shape, self.output)
+        return np.asarray(weights, np.float64).reshape(len(y), -1)
+
+    def scores(self, y: Array, weights: Array) -> Scores:
+        """y : (row, …)        weights : (row, elements), see `weights`"""
+        flat = _flat(y)
+        value = (flat * weights).sum(axis=1)
+        if not self.has_classes:
+            return Scores(value, np.full(len(flat), np.nan), np.full(len(flat), -1, np.int64))
+        target = weights.argmax(axis=1)
+        logs = log_probabilities(flat, self._head or "softmax")[np.arange(len(flat)), target]
+        return Scores(value, logs, flat.argmax(axis=1))
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the output is one number per class, so that probability and accuracy mean something."""
+        shape = self.output.asked.shape
+        dims = list(shape) if shape is not None else []
+        rest = dims[2:] if self.output.batched else dims[1:]
+        return len(dims) > int(self.output.batched) and all(d == 1 for d in rest)
+
+    @property
+    def head(self) -> str:
+        """How the explained output becomes a probability; known after the first run."""
+        return self._head or "softmax"
+
+
+def head_of(y: NDArray[np.float64], asked: NDArray[np.float64] | None) -> str:
+    """Whichever of softmax and sigmoid turns the explained output into the model's own; or "probability"."""
+    if asked is not None and asked.shape == y.shape:
+        for head in ("softmax", "sigmoid"):
+            if np.allclose(np.exp(log_probabilities(y, head)), asked, rtol=1e-2, atol=1e-4):
+                return head
+    if y.shape[1] == 1:
+        return "sigmoid"
+    is_probability = bool((y >= 0).all() and np.allclose(y.sum(axis=1), 1, atol=1e-3))
+    return "probability" if is_probability else "softmax"
+
+
+def log_probabilities(y: NDArray[np.float64], head: str) -> NDArray[np.float64]:
+    """y : (row, class)"""
+    if head == "sigmoid":
+        return np.asarray(-np.logaddexp(0, -y))
+    if head == "probability":
+        return np.asarray(np.log(np.maximum(y, np.finfo(np.float32).tiny)))
+    top = y.max(axis=1, keepdims=True)
+    return np.asarray(y - top - np.log(np.exp(y - top).sum(axis=1, keepdims=True)))
+
+
+def _flat(y: Array) -> NDArray[np.float64]:
+    return np.asarray(y, np.float64).reshape(len(y), -1)
