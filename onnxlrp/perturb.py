@@ -1,5 +1,6 @@
-"""Replacements: what takes the place of a region. Each fills a whole sample once, so that every order of removal and
-every method meets the same values (common random numbers).
+"""Replacements: what takes the place of a region.
+
+Each fills a whole sample once, so that every order and every method meets the same values (common random numbers).
 
     fill(x, regions, random) → what stands in each region when it is replaced, shaped like the sample x
 """
@@ -7,6 +8,7 @@ every method meets the same values (common random numbers).
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -232,10 +234,10 @@ def _window(regions: Regions, number: int, spatial: Sequence[int]) -> tuple[slic
 
 def _inpaint_biharmonic() -> Callable[[Array, Array], Array]:
     try:
-        from skimage.restoration import inpaint_biharmonic
+        restoration = importlib.import_module("skimage.restoration")
     except ImportError as error:
         raise ChoiceError(
-            "replace='inpainting' needs scikit-image, which is not installed: pip install scikit-image, "
+            "replace='inpainting' needs scikit-image, which is not installed: pip install onnxlrp[inpainting], "
             "or choose blur, neighbourhood or uniform."
         ) from error
-    return lambda layer, hole: np.asarray(inpaint_biharmonic(layer, hole))
+    return lambda layer, hole: np.asarray(restoration.inpaint_biharmonic(layer, hole))
