@@ -226,20 +226,23 @@ def _score_at(explainer: Explainer, feeds: Arrays, seed: np.ndarray[Any, Any]) -
 def _lrp0_is_gradient_times_input(
     model: Model, gradient: Explainer, feeds: Arrays, shared: dict[str, Any]
 ) -> Finding:
-    """On layers that are linear or homogeneous, LRP-0 is gradient × input, biases or not."""
+    """On layers that are linear or homogeneous, LRP-0 is gradient × input, biases or not.
+
+    Both run without fusions, node by node: where a pooling window nearly ties, rounding must choose the same winner.
+    """
     name = "LRP-0 equals gradient × input"
     plan = gradient.plan
     other = sorted({d.unit.op_type for d in plan.decisions if not _is_homogeneous(d.operator.family_for(d.signals), d.unit.op_type)})
     if other:
         return Finding(name, True, None, None, "", f"not applicable: the model has {', '.join(other[:5])}")
     zero = compile_model(model, _lrp0_request(gradient))
-    found = Session(zero.model, shared["providers"]).run(feeds)
-    derivative = gradient.explain(feeds).relevance
+    found = Session(zero.model, shared["providers"], optimise=False).run(feeds)
+    derivative = Session(gradient.compiled.model, shared["providers"], optimise=False).run(feeds)
     worst = 0.0
     for source, output in zero.relevance.items():
-        expected = feeds[source] * derivative[source] if source in feeds else None
-        if expected is None:
+        if source not in feeds:
             continue
+        expected = feeds[source] * derivative[gradient.compiled.relevance[source]]
         scale = float(np.abs(expected).max()) or 1.0
         worst = max(worst, float(np.abs(found[output] - expected).max()) / scale)
     return Finding(name, worst <= LRP0_TOLERANCE, worst, LRP0_TOLERANCE, "relative")

@@ -59,15 +59,15 @@ class Ledger:
         self._sums.append(emit.Reshape(emit.sum(value, keepdims=False), [1]))
 
     def total(self, emit: Emit) -> ir.Value:
-        """All sums in one vector."""
-        return emit.Concat(*self._sums, axis=0)
+        """All sums in one vector; one zero where nothing flowed."""
+        return emit.constant([0.0]) if not self._sums else emit.Concat(*self._sums, axis=0)
 
     # --- after running -----------------------------------------------------------------------------------------------
 
     def rows(self, sums: np.ndarray[Any, Any]) -> list[LedgerRow]:
         """One row per layer, from the target down."""
         found: dict[Decision, dict[str, float]] = {decision: {} for decision in self._decisions}
-        for (decision, name), value in zip(self._entries, sums, strict=True):
+        for (decision, name), value in zip(self._entries, sums[: len(self._entries)], strict=True):
             entries = found[decision]
             entries[name] = entries.get(name, 0.0) + float(value)
         return [_row(decision, entries) for decision, entries in found.items()]
@@ -75,7 +75,7 @@ class Ledger:
     def sizes(self, sums: np.ndarray[Any, Any]) -> list[float]:
         """Σ|R| that arrived per layer, the scale for tolerances."""
         found: dict[Decision, float] = dict.fromkeys(self._decisions, 0.0)
-        for (decision, name), value in zip(self._entries, sums, strict=True):
+        for (decision, name), value in zip(self._entries, sums[: len(self._entries)], strict=True):
             if name == ARRIVED_SIZE:
                 found[decision] += float(value)
         return list(found.values())

@@ -96,6 +96,7 @@ def read(source: Source) -> Model:
         _check_external_files(proto, path)
     exporter = exporter_of(proto)
     notes: list[str] = []
+    _name_negative_dimensions(proto)
     _normalise_domains(proto, notes)
     original_opset = next((entry.version for entry in proto.opset_import if entry.domain == ""), 0)
     for stage in _STAGES:
@@ -109,7 +110,7 @@ def read(source: Source) -> Model:
     try:
         model = ir.from_proto(proto)
     except ir.serde.SerdeError as error:
-        raise Unsupported(f"{where} has values that are not tensors (maps, as ZipMap makes them): {_root(error)}") from error
+        raise Unsupported(f"{where} holds values that onnx_ir cannot read: {_root(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{where} is not a valid ONNX model: {error}") from error
     if path is not None:
@@ -149,6 +150,22 @@ def _drop_weights_from_inputs(proto: onnx.ModelProto, where: str, notes: list[st
         proto.ir_version = max(proto.ir_version, 4)
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
+    return proto
+
+
+def _unzip_maps(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    """A ZipMap only dresses scores up as dictionaries: read its output as the tensor of scores."""
+    del where
+    outputs = {value.name: value for value in proto.graph.output}
+    for node in proto.graph.node:
+        if node.op_type != "ZipMap":
+            continue
+        notes.append(f"The dictionaries of '{node.output[0]}' (ZipMap) are read as the tensor of their scores.")
+        node.op_type, node.domain = "Identity", ""
+        del node.attribute[:]
+        if node.output[0] in outputs:
+            outputs[node.output[0]].type.CopyFrom(onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None))
+            outputs[node.output[0]].type.tensor_type.ClearField("shape")
     return proto
 
 
@@ -195,7 +212,14 @@ def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.
 
 
 _Stage = Callable[[onnx.ModelProto, str, list[str]], onnx.ModelProto]
-_STAGES: tuple[_Stage, ...] = (_check, _drop_weights_from_inputs, _inline_functions, _upgrade, _infer_shapes)
+_STAGES: tuple[_Stage, ...] = (
+    _check,
+    _drop_weights_from_inputs,
+    _unzip_maps,
+    _inline_functions,
+    _upgrade,
+    _infer_shapes,
+)
 
 
 def _parse(data: bytes) -> onnx.ModelProto:
@@ -206,6 +230,14 @@ def _parse(data: bytes) -> onnx.ModelProto:
     if not proto.graph.output:
         raise ModelError(f"These {len(data)} bytes hold no ONNX graph with outputs.")
     return proto
+
+
+def _name_negative_dimensions(proto: onnx.ModelProto) -> None:
+    """PaddlePaddle and others write −1 for a size that is only known at run time; the standard wants a name."""
+    for value in [*proto.graph.input, *proto.graph.output, *proto.graph.value_info]:
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if dimension.HasField("dim_value") and dimension.dim_value < 0:
+                dimension.dim_param = "batch" if axis == 0 else f"{value.name}_axis{axis}"
 
 
 def _normalise_domains(proto: onnx.ModelProto, notes: list[str]) -> None:
