@@ -20,9 +20,6 @@ LATER = {
     "emx-onnx-cgen--micro_kws_m_static_qdq": "QDQ: onnxruntime fuses the integers, so both runs round differently",
     "onnxruntime-qnn--csharp__tools__MauiModelTester__Resources__Raw__test_data__model": "QDQ, as above",
     "rtml--mobilenetv2-12-qdq": "QDQ: a step function has no finite differences",
-    "DTLN--model_1": "LSTM",
-    "emx-onnx-cgen--infineon_lstm_small": "LSTM",
-    "gtcrn--gtcrn": "GRU",
     "silero-vad--silero_vad_op18_ifless": "If",
     "onnxruntime-qnn--gpt2_attention_opt_skiplayernorm": "com.microsoft Attention, SkipLayerNormalization",
     "onnxruntime-qnn--onnxruntime__test__python__transformers__test_data__models__bert_3d_attention_opt": (
