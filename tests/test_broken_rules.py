@@ -10,7 +10,10 @@ import onnx_ir as ir
 import pytest
 import test_adjoints
 import test_decompositions
+import test_parity
 import test_where_relevance_lands as lands
+from nets import must
+from parity import PRESETS, Case
 from twins import LAYERS
 
 from onnxlrp.emit import Emit
@@ -31,6 +34,12 @@ def adjoint(layer: str) -> Callable[[], None]:
 
 def gradient_times_input(model: Any, *shape: int) -> Callable[[], None]:
     return lambda: lands.check_small_epsilon_is_gradient_times_input(model, lands.data(*shape))
+
+
+def parity(case: str, method: str) -> Callable[[], None]:
+    found = Case.read(test_parity.HERE / case)
+    choices = {method: {"method": "lrp", "preset": PRESETS[method]}}
+    return lambda: must(not test_parity.complaints(found, choices), f"{case}, {method} differs from the peers")
 
 
 # --- the wrong rules -------------------------------------------------------------------------------------------------
@@ -181,6 +190,10 @@ def gate_that_takes_half(patch: Patch) -> None:
     )
 
 
+def activation_that_takes_its_slope(patch: Patch) -> None:
+    patch.setattr(simple.Pass, "__call__", lambda rule, operator, step, relevance: operator.vjp(step, relevance))
+
+
 def relu_that_drops_relevance_of_large_values(patch: Patch) -> None:
     operator = lookup("Relu")
     assert operator is not None
@@ -218,6 +231,11 @@ BROKEN: list[tuple[Callable[[Patch], None], Callable[[], None]]] = [
     (walk_that_keeps_only_the_last_arrival, lands.check_gradient_is_that_of_finite_differences),
     (flipped_convolution_that_does_not_flip, lands.check_gradient_is_that_of_finite_differences),
     (gate_that_takes_half, lands.check_gate_gets_nothing),
+    (add_that_copies_to_both, parity("resnet_basic", "epsilon_plus")),
+    (scale_of_batch_norm_left_out, parity("resnet_basic", "epsilon_plus_flat")),
+    (max_pool_that_overwrites, parity("cnn_maxpool_overlap", "epsilon_plus")),
+    (flipped_convolution_that_does_not_flip, parity("resnet_basic", "epsilon_alpha2_beta1")),
+    (activation_that_takes_its_slope, parity("act_silu", "epsilon_plus")),
     (epsilon_without_bias_in_z, gradient_times_input(lands.mlp(0), 2, 6)),
     (zero_has_no_sign, lands.check_dead_units_stay_finite),
     (quotient_of_zero_by_zero, lands.check_dead_units_stay_finite),
