@@ -113,6 +113,7 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
     graph_model.metadata_props.update(request.metadata | _rules_of(plan))
     graph_model.producer_name = "onnxlrp"
     passes.RemoveUnusedNodesPass()(graph_model)
+    passes.RemoveUnusedOpsetsPass()(graph_model)
     return Compiled(graph_model, plan, output, names, score, target.name or "", seed.name or "", sums)
 
 
