@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -73,6 +74,18 @@ class Defect(OnnxlrpError):
     """A mistake of this package."""
 
     exit_code = 4
+
+
+def no_such(what: str, name: str, known: Iterable[str], others: str = "") -> ChoiceError:
+    """"There is no preset 'epsilon-pluss'. Did you mean 'epsilon-plus'? …", with everything that there is.
+
+    others : instead of the whole list, where that is too long to read
+    """
+    names = [known_name for known_name in known if known_name]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    there_are = others or f"There are: {', '.join(names)}."
+    return ChoiceError(f"There is no {what} '{name}'.{hint} {there_are}")
 
 
 @contextmanager

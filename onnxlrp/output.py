@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxlrp.errors import ChoiceError
+from onnxlrp.errors import ChoiceError, no_such
 from onnxlrp.graph import FLOATS
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
@@ -87,11 +86,9 @@ def find_tensor(graph: ir.Graph, name: str, what: str) -> ir.Value:
     values |= {n: v for n, v in graph.initializers.items() if n not in values}
     if name in values:
         return values[name]
-    close = difflib.get_close_matches(name, [n for n in values if n], n=3)
-    hint = f" Close to it: {', '.join(close)}." if close else ""
     outputs = ", ".join(v.name or "" for v in graph.outputs)
     inputs = ", ".join(v.name or "" for v in graph.inputs)
-    raise ChoiceError(f"The model has no {what} '{name}'.{hint} Its inputs: {inputs}; its outputs: {outputs}.")
+    raise no_such(f"{what} in the model called", name, filter(None, values), f"Inputs: {inputs}; outputs: {outputs}.")
 
 
 def is_batched(value: ir.Value, graph: ir.Graph) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onnxlrp.errors import ChoiceError, InputError
+from onnxlrp.errors import ChoiceError, InputError, no_such
 from onnxlrp.graph import Dimension
 from onnxlrp.output import Output
 
@@ -136,11 +135,7 @@ def index_of(label: str, labels: Sequence[str] | None) -> int:
         raise ChoiceError(
             f"target='{label}' is a label, but no labels are known: put `labels` into the sidecar, or give an index."
         )
-    close = difflib.get_close_matches(label, labels, n=3)
-    hint = (
-        f" Close to it: {', '.join(close)}." if close else f" There are {len(labels)}: {', '.join(list(labels)[:5])}, …"
-    )
-    raise ChoiceError(f"There is no label '{label}'.{hint}")
+    raise no_such("label", label, labels, f"There are {len(labels)}: {', '.join(list(labels)[:5])}, …")
 
 
 def _is_label(text: str, labels: Sequence[str] | None) -> bool:

@@ -297,7 +297,7 @@ def test_a_model_of_labels_alone_says_so() -> None:
         ([0], "1 targets were given for 2 samples"),
         ([0, 1, 2], "3 targets were given for 2 samples"),
         ("bird", "no label 'bird'"),
-        ("dgo", "Close to it: dog"),
+        ("dgo", "Did you mean 'dog'"),
         ("dog-bird", "no label 'dog-bird'"),
         (("dog", "bird"), "no label 'bird'"),
         (True, "True is no target"),

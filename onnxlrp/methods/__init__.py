@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from onnxlrp.errors import ChoiceError
+from onnxlrp.errors import ChoiceError, no_such
 from onnxlrp.methods.compiled import PASSES, Pass, rescale_as_captum
 from onnxlrp.methods.forward import FiniteDifference, Occlusion, Random
 from onnxlrp.methods.path import IntegratedGradients, SmoothGrad
@@ -58,9 +57,7 @@ def find_method(name: str, options: Mapping[str, Any]) -> Method:
     """A method by name, with its options.  Errors: ChoiceError for an unknown name or option."""
     wanted = name.strip().lower().replace("_", "-")
     if wanted not in METHODS:
-        close = difflib.get_close_matches(wanted, METHODS, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ChoiceError(f"There is no method '{name}'.{hint} The methods are: {', '.join(METHODS)}.")
+        raise no_such("method", name, METHODS)
     method = METHODS[wanted]
     allowed = method_options(wanted)
     unknown = sorted(set(options) - allowed)

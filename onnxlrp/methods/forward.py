@@ -125,8 +125,7 @@ def _scores(
         group = windows[start : start + at_once]
         copies = np.concatenate([_replaced(x[name], cells, replacement) for cells in group])
         feeds = {n: copies if n == name else np.concatenate([a] * len(group)) for n, a in x.items()}
-        for cells, values in zip(group, score(feeds).reshape(len(group), samples), strict=True):
-            yield cells, values
+        yield from zip(group, score(feeds).reshape(len(group), samples), strict=True)
         if progress is not None:
             progress(len(group))
 

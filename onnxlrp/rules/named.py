@@ -6,11 +6,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 
-from onnxlrp.errors import ChoiceError
+from onnxlrp.errors import ChoiceError, no_such
 from onnxlrp.rules.decompositions import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 from onnxlrp.rules.simple import DeconvnetRelu, Gate, Gradient, GuidedRelu, Own, Pass, Route, Stop, WinnerTakesAll
 
@@ -49,9 +48,7 @@ def parse_rule(text: str | Rule) -> Rule:
     found = _CALL.match(text)
     name = found.group(1).lower().replace("_", "-") if found else text
     if found is None or name not in RULES:
-        close = difflib.get_close_matches(name, RULES, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ChoiceError(f"There is no rule '{text}'.{hint} The rules are: {', '.join(RULES)}.")
+        raise no_such("rule", text, RULES)
     rule = RULES[name]
     written = (found.group(2) or "").strip()
     numbers = [_number(part, text) for part in written.split(",")] if written else []

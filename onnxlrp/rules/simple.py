@@ -48,30 +48,24 @@ class Gradient(Rule):
 
 
 @dataclass(frozen=True)
-class Route(Rule):
+class Route(Gradient):
     """Each value goes back where it came from; where windows overlap, what arrives is added."""
 
     name: ClassVar[str] = "route"
     conserves: ClassVar[str] = "exactly"
     source: ClassVar[str] = "the operator's own adjoint"
 
-    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
-        return operator.vjp(step, relevance)
-
     def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
         return operator.family is Family.MOVEMENT
 
 
 @dataclass(frozen=True)
-class WinnerTakesAll(Rule):
+class WinnerTakesAll(Gradient):
     """The element that was chosen gets everything; the first one where several tie."""
 
     name: ClassVar[str] = "winner-takes-all"
     conserves: ClassVar[str] = "exactly"
     source: ClassVar[str] = "Bach et al. 2015, section 2.4"
-
-    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
-        return operator.vjp(step, relevance)
 
     def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
         return operator.family is Family.CHOICE
