@@ -83,6 +83,7 @@ class Preset:
             Family.POINTWISE: (self.pointwise, "activation"),
             Family.PRODUCT: (self.products, "product of signals, in equal parts"),
             Family.SOFTMAX: (self.softmax, "softmax inside the model"),
+            Family.RECURRENT: (self.other_linear, "recurrent layer"),
         }
         return by_family.get(layer.family) or default_choice(layer, self.other_linear)
 

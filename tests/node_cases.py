@@ -34,6 +34,10 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose"})
 """Operators whose kernel has a size that is known even where that of the image is not."""
 
 
+TIME_FIRST = frozenset({"RNN", "GRU", "LSTM"})
+"""Operators of whose tensors no axis 0 counts samples: an axis of one is put in front of what they give."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One node as a model.  feeds : every graph input, the explained ones first in `explained`"""
@@ -122,6 +126,8 @@ def _in_form(name: str, form: str, original: onnx.ModelProto, feeds: dict[str, A
     else:
         kept = feeds
         _make_symbolic(model, explained[:1] if node.op_type in WEIGHTED else explained)
+    if node.op_type in TIME_FIRST:
+        _put_axis_in_front(model)
     case = Case(name, form, model, dict(kept), explained)
     _require_finite_outputs(case)
     return case
@@ -152,6 +158,15 @@ def _make_symbolic(model: onnx.ModelProto, names: Sequence[str]) -> None:
         dims = value.type.tensor_type.shape.dim if value.name in names or value in model.graph.output else []
         for axis, dim in enumerate(dims):
             dim.dim_param = f"{value.name}_{axis}"
+
+
+def _put_axis_in_front(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), "first_axis"))
+    for value in model.graph.output:
+        names = [f"{name}/given" if name == value.name else name for name in model.graph.node[0].output]
+        model.graph.node[0].output[:] = names
+        model.graph.node.append(helper.make_node("Unsqueeze", [f"{value.name}/given", "first_axis"], [value.name]))
+        value.type.tensor_type.shape.dim.insert(0, onnx.TensorShapeProto.Dimension(dim_value=1))
 
 
 def _take_to_loadable_opset(model: onnx.ModelProto) -> None:

@@ -9,6 +9,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     pointwise,
     pooling,
     quantised,
+    recurrent,
     reduction,
     resize,
     softmax,

@@ -10,7 +10,7 @@ al. 2019 (gamma; here generalised to signed inputs), Lapuschkin et al. 2017 (fla
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -133,11 +133,14 @@ class Epsilon(Decomposition):
         return self.eps == 0
 
     def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
-        return operator.family_for(signals) in (Family.LINEAR, Family.SUM, Family.PRODUCT)
+        return operator.family_for(signals) in (Family.LINEAR, Family.SUM, Family.PRODUCT, Family.RECURRENT)
 
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         if operator.family_for(step.signals) is Family.LINEAR:
             return super().__call__(operator, step, relevance)
+        if operator.family is Family.RECURRENT:
+            assert operator.relevance is not None
+            return operator.relevance(replace(step, options={**step.options, "eps": self.eps}), relevance)
         return in_proportion(operator, step, relevance, self.eps)
 
     def brackets(self, step: Step, linear: LinearMap) -> Sequence[Bracket]:

@@ -43,6 +43,7 @@ class Family(enum.Enum):
     PRODUCT = "product of signals: a gate gets nothing, otherwise in equal parts"
     NORMALISATION = "normalisation: standard deviation (or norm) held constant"
     SOFTMAX = "softmax: Taylor expansion"
+    RECURRENT = "recurrent: gates get nothing, sums by epsilon"
     NONE = "carries no signal"
 
 
