@@ -88,7 +88,7 @@ def find_tensor(graph: ir.Graph, name: str, what: str) -> ir.Value:
         return values[name]
     outputs = ", ".join(v.name or "" for v in graph.outputs)
     inputs = ", ".join(v.name or "" for v in graph.inputs)
-    raise no_such(f"{what} in the model called", name, filter(None, values), f"Inputs: {inputs}; outputs: {outputs}.")
+    raise no_such(what, name, filter(None, values), f"The model's inputs: {inputs}; its outputs: {outputs}.")
 
 
 def is_batched(value: ir.Value, graph: ir.Graph) -> bool:

@@ -276,7 +276,7 @@ MISTAKES = {
     "target out of range": (["--target", "9"], ["target 9", "0 to 3"]),
     "unknown label": (["--target", "stair"], ["no label 'stair'", "star"]),
     "unknown preset": (["--preset", "epsilon-pluss"], ["no preset 'epsilon-pluss'", "Did you mean 'epsilon-plus'"]),
-    "unknown rule": (["--rule", "Conv=gama(0.25)"], ["no rule 'gama(0.25)'", "Did you mean 'gamma'"]),
+    "unknown rule": (["--rule", "Conv=gama(0.25)"], ["no rule 'gama'", "Did you mean 'gamma'"]),
     "wrong numbers of a rule": (["--rule", "Conv=gamma(a)"], ["'a' is not a number"]),
     "unknown node": (["--rule", "/stem/*=flat"], ["'/stem/*' matches no node", "Its operators: Conv"]),
     "rule without rule": (["--rule", "Conv"], ["--rule 'Conv'", "NODE=RULE"]),

@@ -48,7 +48,7 @@ def parse_rule(text: str | Rule) -> Rule:
     found = _CALL.match(text)
     name = found.group(1).lower().replace("_", "-") if found else text
     if found is None or name not in RULES:
-        raise no_such("rule", text, RULES)
+        raise no_such("rule", name if found else text, RULES)
     rule = RULES[name]
     written = (found.group(2) or "").strip()
     numbers = [_number(part, text) for part in written.split(",")] if written else []
