@@ -16,6 +16,7 @@ COMMANDS = {
     "inspect": "Show what a model is, what is explained, and the rule of each layer.",
     "verify": "Check the compiled explainer against the model; exit 1 when a check fails.",
     "compile": "Write the explainer as one ONNX file that any onnxruntime runs.",
+    "curve": "Measure how good heatmaps are: replace regions by relevance, watch the prediction fall.",
 }
 
 INTERRUPTED = 130

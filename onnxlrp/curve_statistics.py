@@ -19,16 +19,25 @@ from numpy.typing import NDArray
 
 from onnxlrp.curve_store import Record
 from onnxlrp.errors import ChoiceError
+from onnxlrp.samples import Skipped
 
 Values = NDArray[np.float64]
 
 SCORES = {
-    "logit": "decrease of the explained value f(x₀) − f(x_k)",
-    "probability": "decrease of the class's probability p₀ − p_k",
-    "log-probability": "decrease of the class's log-probability (nats) log p₀ − log p_k",
-    "relative": "relative decrease of the probability (p₀ − p_k) / p₀",
-    "bounded": "bounded relative decrease of the probability (p₀ − p_k) / max(p₀, p_k)",
+    "logit": "decrease of the explained value",
+    "probability": "decrease of the class's probability",
+    "log-probability": "decrease of the class's log-probability, in nats",
+    "relative": "relative decrease of the class's probability",
+    "bounded": "bounded relative decrease of the class's probability",
     "accuracy": "decrease of accuracy",
+}
+FORMULAS = {
+    "logit": "f(x₀) − f(xₖ)",
+    "probability": "p₀ − pₖ",
+    "log-probability": "log p₀ − log pₖ",
+    "relative": "(p₀ − pₖ) / p₀",
+    "bounded": "(p₀ − pₖ) / max(p₀, pₖ)",
+    "accuracy": "a₀ − aₖ",
 }
 BOOTSTRAPS, CONFIDENCE, BOOTSTRAP_SEED = 1000, 0.95, 0
 AT_ONCE = 4_000_000
@@ -44,14 +53,6 @@ class Series:
 
     def __str__(self) -> str:
         return self.method if self.order == "random" else f"{self.method}, {self.order}"
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A sample that was not measured, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)

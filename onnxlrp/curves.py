@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.curve_statistics import Curves, Series, Skipped
+from onnxlrp.curve_statistics import Curves, Series
 from onnxlrp.curve_store import Record, Store, digest_of
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import ChoiceError, InputError
@@ -27,6 +27,7 @@ from onnxlrp.explain import Explainer
 from onnxlrp.perturb import Array, Removal, Surroundings, replacement
 from onnxlrp.predictor import Predictor, Scores
 from onnxlrp.regions import Regions, Size, ranked, regions_for
+from onnxlrp.samples import Skipped
 from onnxlrp.session import Arrays
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION
@@ -379,8 +380,12 @@ class _Prepared:
     label: int
 
     def random(self, seed: int, repeat: int, purpose: int) -> np.random.Generator:
-        """From (seed, sample, repeat), never from the order of calls."""
-        return np.random.default_rng([seed, int(self.digest, 16), repeat, purpose])
+        return random_of(seed, self.digest, repeat, purpose)
+
+
+def random_of(seed: int, digest: str, repeat: int, purpose: int) -> np.random.Generator:
+    """Random numbers from (seed, sample, repeat), never from the order of calls."""
+    return np.random.default_rng([seed, int(digest, 16), repeat, purpose])
 
 
 def _removed(one: _Prepared, order: NDArray[np.int64], removal: Removal) -> Iterator[Array]:

@@ -1,0 +1,156 @@
+"""The metrics of several methods on the same samples, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from onnxlrp import metrics
+from onnxlrp.curve_store import digest_of
+from onnxlrp.curves import FILL, Protocol, random_of
+from onnxlrp.data.sample import Sample
+from onnxlrp.errors import InputError, OnnxlrpError
+from onnxlrp.explain import Explainer
+from onnxlrp.perturb import Array, replacement
+from onnxlrp.predictor import Predictor
+from onnxlrp.regions import Regions, regions_for
+from onnxlrp.samples import Skipped
+from onnxlrp.target import Target
+
+SLOPES = frozenset({"gradient", "sensitivity", "smoothgrad", "guided-backprop", "deconvnet", "finite-difference"})
+"""Methods whose result is per unit of input; the others' is a share of the score, whose slope is R / x."""
+
+STAGES, PATCHES, RADIUS = 25, 64, 0.02
+"""Points of an insertion curve; regions for infidelity; noise of max-sensitivity as a share of the sample's range."""
+
+
+def measure_metrics(
+    explainers: Mapping[str, Explainer],
+    samples: Iterable[Sample | Skipped],
+    protocol: Protocol | None = None,
+    target: Target = None,
+) -> list[dict[str, Any]]:
+    """One row per method and metric: {"method", "metric", "mean", "low", "high" (5th and 95th percentile), "samples"}.
+
+    Deletion and insertion watch the probability where the output has classes; everything else the explained value.
+    Errors: InputError where no sample could be measured.
+    """
+    protocol = protocol or Protocol()
+    predictor = Predictor(next(iter(explainers.values())))
+    found: dict[tuple[str, str], list[float]] = {}
+    for sample in samples:
+        if isinstance(sample, Skipped):
+            continue
+        try:
+            one = _Judged(sample, predictor, protocol, target)
+            rows = [(name, one.of(explainer)) for name, explainer in explainers.items()]
+        except InputError:
+            continue
+        for name, numbers in rows:
+            for metric, number in numbers.items():
+                found.setdefault((name, metric), []).append(number)
+    if not found:
+        raise InputError("No sample could be measured: see why with `onnxlrp explain`.")
+    return [_row(name, metric, np.asarray(numbers)) for (name, metric), numbers in found.items()]
+
+
+def _row(name: str, metric: str, numbers: Array) -> dict[str, Any]:
+    known = numbers[np.isfinite(numbers)]
+    low, high = np.percentile(known, [5, 95]) if known.size else (np.nan, np.nan)
+    mean = known.mean() if known.size else np.nan
+    numbers_of = {"mean": float(mean), "low": float(low), "high": float(high)}
+    return {"method": name, "metric": metric, **numbers_of, "samples": int(known.size)}
+
+
+class _Judged:
+    """One sample under one model, for any number of methods."""
+
+    def __init__(self, sample: Sample, predictor: Predictor, protocol: Protocol, target: Target) -> None:
+        self.predictor, self.protocol, self.target = predictor, protocol, target
+        self.feeds = dict(sample.arrays)
+        values, y = predictor.first(self.feeds)
+        self.x, self.weights = values[0], predictor.weights(target, y)[:1]
+        layout = protocol.layout or predictor.explainer.layout
+        self.regions = (
+            regions_for(self.x.shape, layout, protocol.region, protocol.picture)
+            if protocol.labels is None
+            else Regions.of(protocol.labels(sample), self.x.shape)
+        )
+        self.random: Callable[[int], np.random.Generator] = lambda purpose: random_of(
+            protocol.seed, digest_of(sample.arrays), 0, purpose
+        )
+        fill = replacement(protocol.replace, protocol.around).fill
+        self.filled = fill(self.x, self.regions, self.random(FILL))
+
+    def of(self, explainer: Explainer) -> dict[str, float]:
+        """Every metric of one method."""
+        x, seed = self.x, self.protocol.seed
+        relevance = self.explain(explainer, x[None])[0]
+        value = float(self.value(x[None])[0])
+        is_slope = explainer.method.name in SLOPES
+        subset = min(224, max(1, x.size // 4))
+        laid = (relevance, self.regions, self.filled)
+        found = {
+            "faithfulness correlation": metrics.faithfulness_correlation(
+                self.value, x, relevance, subset=subset, seed=seed
+            ),
+            "deletion AUC": metrics.deletion_auc(self.probability, x, *laid, stages=STAGES, seed=seed),
+            "insertion AUC": metrics.insertion_auc(self.probability, x, *laid, stages=STAGES, seed=seed),
+            "sufficiency": metrics.sufficiency(self.probability, x, *laid, seed=seed),
+            "infidelity": metrics.infidelity(
+                self.value, x, relevance if is_slope else _slope(relevance, x), self._patches()
+            ),
+            "entropy": metrics.entropy(relevance),
+            "Gini index": metrics.gini(relevance),
+        }
+        if not is_slope and explainer.method.name != "occlusion":
+            reference = 0.0 if explainer.method.name == "lrp" else float(self.value(np.zeros_like(x)[None])[0])
+            found["completeness gap"] = metrics.completeness_gap(relevance, value, reference)
+        radius = RADIUS * float(np.ptp(x))
+        moved: metrics.Explain = lambda rows: self.explain(explainer, rows)  # noqa: E731
+        found["max-sensitivity"] = metrics.max_sensitivity(moved, x, relevance, radius=radius, seed=seed)
+        return found
+
+    def value(self, rows: Array) -> Array:
+        y = self.predictor(rows, self._rest(len(rows)))
+        return self.predictor.scores(y, np.repeat(self.weights, len(rows), axis=0)).value
+
+    def probability(self, rows: Array) -> Array:
+        """Of the class; the explained value where there are no classes."""
+        y = self.predictor(rows, self._rest(len(rows)))
+        scores = self.predictor.scores(y, np.repeat(self.weights, len(rows), axis=0))
+        return np.exp(scores.log_probability) if self.predictor.has_classes else scores.value
+
+    def explain(self, explainer: Explainer, rows: Array) -> Array:
+        """Relevance of rows, all for the class of the sample itself."""
+        tensor = self.predictor.tensor
+        if tensor not in self.feeds:
+            raise OnnxlrpError("An inner tensor cannot be moved by noise through the model's inputs.")
+        target = self.target
+        if target is None and self.predictor.has_classes:
+            target = int(self.weights.argmax())
+        if not explainer.takes_batches:
+            found = [explainer.explain(self.feeds | {tensor: row}, target=target).relevance[tensor] for row in rows]
+            return np.stack(found)
+        feeds = {name: np.repeat(array, len(rows), axis=0) for name, array in self.feeds.items()}
+        return explainer.explain(feeds | {tensor: rows}, target=target).relevance[tensor]
+
+    def _rest(self, rows: int) -> dict[str, Array]:
+        others = {name: array for name, array in self.feeds.items() if name != self.predictor.tensor}
+        batched = self.predictor.output.batched
+        return {name: np.repeat(array if batched else array[None], rows, axis=0) for name, array in others.items()}
+
+    def _patches(self) -> list[Array]:
+        """Copies with one region at zero each, of regions drawn by chance."""
+        labels, count = self.regions.labels, self.regions.count
+        chosen = self.random(FILL + 100).permutation(count)[:PATCHES]
+        kept = np.where(np.isin(labels, chosen), labels, -1)
+        return list(islice(metrics.patch_copies(self.x, Regions.of(kept, self.x.shape)), PATCHES))
+
+
+def _slope(relevance: Array, x: Array) -> Array:
+    """R / x, 0 where x is."""
+    return np.divide(relevance, x, out=np.zeros(x.shape, np.float64), where=x != 0)
