@@ -162,6 +162,10 @@ def activation_net(kind: str) -> onnx.ModelProto:
         c = net.Mul(c, net.Sigmoid(c))
     elif kind == "product":
         c = net.Mul(c, net.Tanh(net.Conv(x, net.weight(signed(random, 4, 2, 3, 3)))))
+    elif kind in ("Max", "Min"):
+        c = net.add(kind, [c, net.Conv(x, net.weight(signed(random, 1, 2, 3, 3)))])
+    elif kind == "Max-constant":
+        c = net.Max(net.weight(np.array([0.5])), c)
     elif kind == "residual":
         c = net.Add(c, net.Relu(net.Conv(c, net.weight(signed(random, 4, 4, 1, 1)))))
     else:
@@ -170,10 +174,11 @@ def activation_net(kind: str) -> onnx.ModelProto:
 
 
 def _flat(kind: str) -> int:
-    return 16 if kind == "MaxPool" else 64
+    return {"MaxPool": 16, "GlobalMaxPool": 4}.get(kind, 64)
 
 
-KINDS = ["Relu", "Tanh", "Gelu", "HardSwish", "LeakyRelu", "SiLU", "MaxPool", "MaxPool-overlap", "product", "residual"]
+KINDS = ["Relu", "Tanh", "Gelu", "HardSwish", "LeakyRelu", "SiLU", "product", "residual"]
+KINDS += ["MaxPool", "MaxPool-overlap", "GlobalMaxPool", "Max", "Min", "Max-constant"]
 
 
 @pytest.mark.parametrize("baseline", [0.0, 0.25])

@@ -18,6 +18,9 @@ from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.registry import Contribution, Family, Operator
 from onnxlrp.rules.step import Step
 
+EXTREMES = {"MaxPool": "Max", "GlobalMaxPool": "Max", "Max": "Max", "Min": "Min"}
+"""Choices of the largest or smallest, by what compares the two runs."""
+
 NO_DIFFERENCE = 1e-7
 """|Δx| below which the quotient is only rounding noise."""
 
@@ -53,8 +56,8 @@ class Rescale(Rule):
         family = operator.family_for(step.signals)
         if family is Family.PRODUCT:
             return self._product(operator, step, multiplier)
-        if operator.op_type == "MaxPool":
-            return self._max_pool(operator, step, multiplier)
+        if operator.op_type in EXTREMES:
+            return self._extreme(operator, step, multiplier)
         if family is Family.POINTWISE and len(step.signals) == 1 and _same_shape(step):
             return self._quotient(operator, step, multiplier)
         return operator.vjp(step, multiplier)
@@ -74,18 +77,24 @@ class Rescale(Rule):
         here, there = operator.vjp(step, multiplier), operator.vjp(on_reference(step), multiplier)
         return [None if a is None or b is None else (a + b) * 0.5 for a, b in zip(here, there, strict=True)]
 
-    def _max_pool(self, operator: Operator, step: Step, multiplier: ir.Value) -> Sequence[Contribution]:
-        """[unpool_x(m·(max(y, y₀) − y₀)) + unpool_x₀(m·(y − max(y, y₀)))] / Δx; the gradient where Δx is next to 0."""
+    def _extreme(self, operator: Operator, step: Step, multiplier: ir.Value) -> Sequence[Contribution]:
+        """[winner_x(m·(max(y, y₀) − y₀)) + winner_x₀(m·(y − max(y, y₀)))] / Δx; the gradient where Δx is next to 0.
+
+        The winner of the higher run moved by at least as much as y did, so no quotient exceeds m. A minimum mirrors it.
+        """
         emit, there = step.emit, on_reference(step)
         y, y0 = step.y(), there.y()
-        larger = emit.Max(y, y0)
-        dx = step.x() - there.x()
-        near = emit.Less(emit.Abs(dx), NO_DIFFERENCE)
-        (here,) = operator.vjp(step, multiplier * (larger - y0))
-        (other,) = operator.vjp(there, multiplier * (y - larger))
-        (slope,) = operator.vjp(step, multiplier)
-        assert here is not None and other is not None
-        return [emit.Where(near, slope, (here + other) / emit.Where(near, 1.0, dx))]
+        further = emit.node(EXTREMES[operator.op_type], y, y0)
+        here = operator.vjp(step, multiplier * (further - y0))
+        other = operator.vjp(there, multiplier * (y - further))
+        slope = operator.vjp(step, multiplier)
+        contributions: list[Contribution] = [None] * step.count
+        for index in step.signals:
+            dx = step.x(index) - there.x(index)
+            near = emit.Less(emit.Abs(dx), NO_DIFFERENCE)
+            moved = here[index] + other[index]  # type: ignore[operator]
+            contributions[index] = emit.Where(near, slope[index], moved / emit.Where(near, 1.0, dx))
+        return contributions
 
 
 def _same_shape(step: Step) -> bool:
