@@ -48,6 +48,20 @@ def test_rule_equals_its_dense_twin(layer: Layer, rule: Rule) -> None:
     check_layer(layer, rule)
 
 
+MIXED = [layer for layer in LAYERS if layer.name in ("conv-2d-no-bias", "conv-2d-valid", "conv-3d", "conv+bn")]
+"""Layers each of whose outputs has inputs and weights of both signs, so that no bracket of a rule is empty."""
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule != ("epsilon", 0.25)], ids=written)
+@pytest.mark.parametrize("layer", MIXED, ids=str)
+def test_twins_conserve_what_they_are_given(layer: Layer, rule: Rule) -> None:
+    """The yardstick itself: with biases handed on, Σ R_x = Σ R_z up to the stabiliser."""
+    x = layer.input()
+    relevance = signed(layer.random("relevance"), *layer.run(x).shape)
+    found = twin(rule, layer, x, relevance, bias="distribute")
+    assert abs(found.relevance.sum() - relevance.sum()) < 2e-6 * found.scale.sum()
+
+
 def test_rules_refuse_signed_weights_that_no_tensor_holds() -> None:
     refused = [pair for pair in PAIRS if not fits(*pair)]
     assert {layer.name for layer, _ in refused} == {"resize-cubic"}
