@@ -35,13 +35,13 @@ ON_DEMAND = {("explanation", "report")}
 ONLY_IN = {
     "onnxruntime": {"session"},
     "matplotlib": {"figure", "report"},
-    "PIL": {"heatmap", "data"},
+    "PIL": {"heatmap", "data", "report"},
     "networkx": {"graph", "report"},
     "pydot": {"report"},
     "click": set[str](),
-    "rich": set[str](),
+    "rich": {"report"},
 }
-"""Who may import what; the command line's own libraries stay out of the package."""
+"""Who may import what; the command line's own library stays out of the package."""
 
 IMPORTED_AS = {
     "onnx-ir": "onnx_ir",
