@@ -39,9 +39,9 @@ ONLY_IN = {
     "networkx": {"graph", "report"},
     "pydot": {"report"},
     "click": set[str](),
-    "rich": {"report"},
+    "rich": set[str](),
 }
-"""Who may import what; the command line's own library stays out of the package."""
+"""Who may import what; the command line's own libraries stay out of the package."""
 
 IMPORTED_AS = {
     "onnx-ir": "onnx_ir",
@@ -126,7 +126,7 @@ def test_every_exception_is_still_needed() -> None:
 @pytest.mark.parametrize("library", ONLY_IN)
 def test_a_library_is_imported_in_its_own_place(library: str) -> None:
     users = {found.part for found in IMPORTS if found.target.split(".")[0] == library}
-    assert users == ONLY_IN[library], f"{library} is imported by {users}"
+    assert users <= ONLY_IN[library], f"{library} is imported by {users - ONLY_IN[library]}"
 
 
 def test_pictures_and_reports_know_no_onnx() -> None:
