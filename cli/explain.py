@@ -27,9 +27,9 @@ from .options import (
     provider_option,
     read_model,
 )
-from .printing import print_json, print_table, progress, say, warn
+from .printing import print_json, print_table, print_words, progress, say, warn
 
-MOST_ROWS = 40
+MOST_ROWS, MOST_TEXTS = 40, 3
 
 
 @click.command("explain", short_help=COMMANDS["explain"])
@@ -82,9 +82,9 @@ MOST_ROWS = 40
 def command(model: Path, files: tuple[str, ...], folder: Path, target: str | None, as_json: bool, **given: Any) -> None:
     """Explain what the predictions of MODEL for each INPUT rest on.
 
-    INPUT is any number of pictures, .npy and .npz files, folders, and globs in quotes. For each, DIR gets heatmap,
-    overlay (of pictures), figure and relevance (.npz); and one explain.json for all. A file that does not fit is
-    skipped, the others are done, and the exit code is 2.
+    INPUT is any number of pictures, texts, .npy and .npz files, folders, and globs in quotes. For each, DIR gets
+    heatmap (of a text: its words), overlay (of pictures), figure and relevance (.npz); and one explain.json for all.
+    A file that does not fit is skipped, the others are done, and the exit code is 2.
 
     \b
     Example:
@@ -92,9 +92,9 @@ def command(model: Path, files: tuple[str, ...], folder: Path, target: str | Non
       onnxlrp explain model.onnx photos/ -o explained --method lrp --method sensitivity --target tabby
       onnxlrp explain model.onnx "photos/*.jpg" -o explained --preset epsilon-gamma-box --rule "/stem/*=flat"
     """
-    paths = expand(files)
     choices = Choices.of(given)
     read, meaning = read_model(model, choices)
+    paths = expand(files, meaning.sidecar.kind)
     methods = list(dict.fromkeys(given["methods"]))
     explainers = choices.explainers(read, methods, meaning)
     style = Style(given["how"], given["percentile"], given["scale"], given["suffix"], given["figure"])
@@ -132,6 +132,8 @@ def _print(found: Found, folder: Path) -> None:
     print_table(rows, ("input", "predicted", "method", "target", "score", "arrived"), numbers=(4, 5))
     if len(found.entries) > MOST_ROWS:
         say(f"… and {len(found.entries) - MOST_ROWS} more, in explain.json")
+    for shown in (shown for entry in found.entries[:MOST_TEXTS] for shown in entry.words):
+        print_words(shown)
     count = sum(len(entry.files) for entry in found.entries)
     document = found.document
     seconds, provider = document["seconds"], str(document["provider"]).removesuffix("ExecutionProvider")

@@ -13,6 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from onnxlrp.report.words import PAPER, WordMap, ink_on
 
 
 def stdout() -> Console:
@@ -50,6 +53,16 @@ def print_table(rows: Iterable[Sequence[object]], headings: Sequence[str], numbe
     with console.capture() as captured:
         console.print(table, highlight=False)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def print_words(shown: WordMap) -> None:
+    """A text in the colours of its relevance, between its title and its legend; without colours the text alone."""
+    colours, text = shown.colours, Text()
+    for piece, number in shown.pieces():
+        paper = PAPER if number is None else colours[number]
+        text.append(piece, "" if paper == PAPER else f"rgb{ink_on(paper)} on rgb{paper}".replace(", ", ","))
+    title, legend = Text(shown.title, style="bold"), Text(shown.legend, style="dim")
+    stdout().print("", title, text, legend, sep="\n", highlight=False)
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from onnxlrp.data.image import load_image, preprocess, unflatten, unprocess
 from onnxlrp.data.meaning import Meaning, ModelInput, inputs_of, meaning_of
 from onnxlrp.data.sample import LOADERS, Input, Sample, loader
 from onnxlrp.data.sidecar import Sidecar
+from onnxlrp.data.text import load_text
+from onnxlrp.data.tokens import Words
 from onnxlrp.errors import InputError
 
 __all__ = [
@@ -22,10 +24,12 @@ __all__ = [
     "ModelInput",
     "Sample",
     "Sidecar",
+    "Words",
     "expand",
     "inputs_of",
     "load",
     "load_image",
+    "load_text",
     "loader",
     "meaning_of",
     "preprocess",
@@ -53,14 +57,15 @@ def load(path: str | os.PathLike[str], sidecar: Sidecar, inputs: Sequence[Input]
     return LOADERS[kind].load(path, sidecar, inputs)
 
 
-def expand(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+def expand(paths: Iterable[str | os.PathLike[str]], kind: str | None = None) -> list[Path]:
     """Files from files, folders and globs: folders recursively, known suffixes only, sorted, each file once.
 
+    kind : of the model's input; of a folder, texts are taken only where it is "text" (beside pictures they are notes)
     A file that is named is taken whatever its suffix. Raises InputError where a name, folder or glob matches nothing.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
-        found |= dict.fromkeys(_matches(path))
+        found |= dict.fromkeys(_matches(path, _known_suffixes(kind)))
     return list(found)
 
 
@@ -72,10 +77,11 @@ def sample_names(paths: Sequence[Path]) -> list[str]:
     return [path.stem if stems[path.stem.lower()] == 1 else name for path, name in zip(paths, long_names, strict=True)]
 
 
-def _matches(path: Path) -> list[Path]:
+def _matches(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_dir():
-        found = sorted(entry for entry in path.rglob("*") if _is_known(entry))
-        missing = f"{path}: no picture or array in this folder ({', '.join(_known_suffixes())})."
+        found = sorted(entry for entry in path.rglob("*") if _is_known(entry, suffixes))
+        wanted = "text" if ".txt" in suffixes else "picture"
+        missing = f"{path}: no {wanted} or array in this folder ({', '.join(suffixes)})."
     elif path.exists():
         return [path]
     elif glob.has_magic(str(path)):
@@ -89,9 +95,13 @@ def _matches(path: Path) -> list[Path]:
     return found
 
 
-def _is_known(path: Path) -> bool:
-    return path.suffix.lower() in _known_suffixes() and not path.name.startswith(".") and path.is_file()
+def _is_known(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
 
 
-def _known_suffixes() -> tuple[str, ...]:
-    return arrays.SUFFIXES + tuple(suffix for entry in LOADERS.values() for suffix in entry.suffixes)
+def _known_suffixes(kind: str | None) -> tuple[str, ...]:
+    if kind == "text":
+        return arrays.SUFFIXES + LOADERS[kind].suffixes
+    return arrays.SUFFIXES + tuple(
+        suffix for name, entry in LOADERS.items() if name != "text" for suffix in entry.suffixes
+    )

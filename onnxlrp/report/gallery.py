@@ -23,11 +23,15 @@ from onnxlrp.explanation import Explanation
 from onnxlrp.files import atomic_write, require_writable, write_json
 from onnxlrp.report import summary
 from onnxlrp.report.pictures import Drawing, Painter, Sheet, Style
+from onnxlrp.report.words import WordMap
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION
 
 Progress = Callable[[float, float], None]
 """(done, total), in steps: for each file one per method, and one for its pictures."""
+
+MOST_WORDS = 10
+"""Words of a text that `explain.json` lists, by the magnitude of their relevance."""
 
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 
@@ -50,6 +54,7 @@ class Entry:
     results: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    words: list[WordMap] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -59,6 +64,7 @@ class Entry:
             "results": self.results,
             "files": self.files,
             "warnings": self.warnings,
+            **({"words": [dict(shown.strongest(MOST_WORDS)) for shown in self.words]} if self.words else {}),
         }
 
 
@@ -185,7 +191,7 @@ class Gallery:
     def _take(self, one: _Loaded, results: list[Explanation], position: int) -> None:
         """Write what was found for one sample."""
         top = summary.predictions(self.explainers[0], results[0], position)
-        entry = Entry(one.path, one.sample.name, top)
+        entry = Entry(one.path, one.sample.name, top, warnings=list(one.sample.warnings))
         drawings: list[Drawing] = []
         for explanation in results:
             entry.results.append(summary.result_as_dict(explanation, position))
@@ -196,7 +202,8 @@ class Gallery:
             else:
                 drawings += self._painter.drawings(explanation, position)
         title = f"{entry.name}: {summary.spoken(top[:1])}" if top else entry.name
-        sheet = Sheet(entry.name, title, one.sample.picture, tuple(drawings))
+        sheet = Sheet(entry.name, title, one.sample.picture, tuple(drawings), one.sample.words)
+        entry.words = sheet.word_maps
         self._entries.append(entry)
         self._warn(*entry.warnings)
         if self._painter.style.scale == "shared":

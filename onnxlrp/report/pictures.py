@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from onnxlrp.data import Sidecar
+from onnxlrp.data import Sidecar, Words
 from onnxlrp.explanation import Explanation
 from onnxlrp.figure import Panel, bars, figure, grid, save_figure
 from onnxlrp.heatmap import Map, Picture, limit_of, save_heatmap
 from onnxlrp.report.maps import ROBUST, Drawable, drawable
+from onnxlrp.report.words import WordMap, write_words
 
 MOST_CLASSES = 12
 """Classes that the grid of target "all" draws: those with the largest scores."""
@@ -60,12 +61,27 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Everything that is drawn of one sample. picture : what the model sees; None where nothing can be shown"""
+    """Everything that is drawn of one sample.
+
+    picture : what the model sees; None where nothing can be shown        words : of a text; None for anything else
+    """
 
     name: str
     title: str
     picture: Picture | None
     drawings: tuple[Drawing, ...]
+    words: Words | None = None
+
+    def word_map(self, drawing: Drawing) -> WordMap | None:
+        """The text on the colours of one drawing; None where the drawing is not of its tokens."""
+        values = drawing.found.values
+        if self.words is None or len(values) != len(self.words.of_token):
+            return None
+        return WordMap(f"{self.title}\n{drawing.title}", self.words, self.words.per_word(values), drawing.found.kind)
+
+    @property
+    def word_maps(self) -> list[WordMap]:
+        return [shown for shown in map(self.word_map, self.drawings) if shown is not None]
 
 
 class Painter:
@@ -102,8 +118,12 @@ class Painter:
         files: list[str] = []
         for drawing in sheet.drawings:
             stem = f"{sheet.name}-{drawing.method}" + (f"-{as_file_name(drawing.tensor)}" if several else "")
-            files += self._draw_one(stem, drawing, sheet.picture, (limits or {}).get(drawing.key))
-        maps = [drawing for drawing in sheet.drawings if drawing.found.is_map]
+            limit, text = (limits or {}).get(drawing.key), sheet.word_map(drawing)
+            if text is not None:
+                files += write_words(self.folder, stem, replace(text, limit=limit))
+            else:
+                files += self._draw_one(stem, drawing, sheet.picture, limit)
+        maps = [drawing for drawing in sheet.drawings if drawing.found.is_map and sheet.word_map(drawing) is None]
         return files + (self._draw_figure(sheet, maps) if self.style.figure and maps else [])
 
     def draw_classes(self, name: str, explanation: Explanation, sample: int) -> list[str]:
