@@ -35,7 +35,7 @@ def samples_of(paths: Sequence[Path], model: Model, meaning: Meaning) -> Iterato
 def read_classes(path: Path, labels: Sequence[str] | None = None) -> Callable[[Sample], int]:
     """True classes from a table of `file name<TAB>class`, the class an index or one of the labels.
 
-    Names may lack their suffix; lines of one column, and a heading, are refused by what they hold.
+    Names may lack their suffix. A line that does not fit is refused, a heading too.
     Errors: InputError for a table that does not fit, and when a sample is asked for that is not in it.
     """
     try:
@@ -57,10 +57,10 @@ def _class_rows(lines: Iterable[str], path: Path, labels: Sequence[str] | None) 
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        name, tab, label = (part.strip() for part in line.partition("\t"))
-        if tab and label.isdecimal():
+        name, label = (part.strip() for part in line.partition("\t")[::2])
+        if label.isdecimal():
             index = int(label)
-        elif tab and labels is not None and label in labels:
+        elif labels is not None and label in labels:
             index = list(labels).index(label)
         else:
             raise InputError(
