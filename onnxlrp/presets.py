@@ -5,15 +5,15 @@ A preset looks at one layer (`Layer`) and answers with a rule and the reason; it
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from onnxlrp.errors import ChoiceError
-from onnxlrp.rules.decompositions import STABILISER, AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
+from onnxlrp.errors import ChoiceError, no_such
+from onnxlrp.rules.crossing import STABILISER
+from onnxlrp.rules.decompositions import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 from onnxlrp.rules.linear import CONVOLUTION, DENSE
 from onnxlrp.rules.registry import Family, Operator
 from onnxlrp.rules.simple import Gate, Gradient, Own, Pass, Route, Stop, WinnerTakesAll
@@ -178,9 +178,7 @@ def find_preset(name: str, box: Box | None = None, epsilon: float | None = None)
     """
     wanted = name.strip().lower().replace("_", "-")
     if wanted not in PRESETS:
-        close = difflib.get_close_matches(wanted, PRESETS, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ChoiceError(f"There is no preset '{name}'.{hint} The presets are: {', '.join(PRESETS)}.")
+        raise no_such("preset", name, PRESETS)
     preset = PRESETS[wanted]
     if epsilon is not None and wanted in ("attnlrp", "cp-lrp", "lrp-lstm"):
         preset = attention_preset(wanted, epsilon)

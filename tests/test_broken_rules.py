@@ -17,7 +17,18 @@ from parity import PRESETS, Case
 from twins import LAYERS
 
 from onnxlrp.emit import Emit
-from onnxlrp.rules import AlphaBeta, Gamma, convolution, decompositions, linear, pooling, registry, simple
+from onnxlrp.rules import (
+    AlphaBeta,
+    Gamma,
+    convolution,
+    crossing,
+    decompositions,
+    linear,
+    parts,
+    pooling,
+    registry,
+    simple,
+)
 from onnxlrp.rules.registry import Operator, lookup
 
 Patch = pytest.MonkeyPatch
@@ -46,13 +57,13 @@ def parity(case: str, method: str) -> Callable[[], None]:
 
 
 def epsilon_without_bias_in_z(patch: Patch) -> None:
-    real = decompositions._denominator
+    real = crossing.denominator
 
     def wrong(step: Any, linear_map: Any, bracket: Any, parts: Any, bias: Any) -> ir.Value:
         z = real(step, linear_map, bracket, parts, bias)
         return z if bias is None else z - bias
 
-    patch.setattr(decompositions, "_denominator", wrong)
+    patch.setattr(crossing, "denominator", wrong)
 
 
 def zero_has_no_sign(patch: Patch) -> None:
@@ -92,7 +103,7 @@ def alpha_beta_with_one_denominator(patch: Patch) -> None:
 
 def alpha_beta_with_the_whole_bias(patch: Patch) -> None:
     real = AlphaBeta.brackets
-    patch.setattr(AlphaBeta, "brackets", lambda *a: [replace(b, bias=decompositions._same) for b in real(*a)])
+    patch.setattr(AlphaBeta, "brackets", lambda *a: [replace(b, bias=parts.same) for b in real(*a)])
 
 
 def z_box_that_forgets_the_upper_bound(patch: Patch) -> None:
@@ -101,16 +112,16 @@ def z_box_that_forgets_the_upper_bound(patch: Patch) -> None:
 
 
 def w_square_without_its_bias(patch: Patch) -> None:
-    real, nothing = decompositions.WSquare.brackets, decompositions._none
+    real, nothing = decompositions.WSquare.brackets, parts.none
     patch.setattr(decompositions.WSquare, "brackets", lambda *a: [replace(b, bias=nothing) for b in real(*a)])
 
 
 def flat_that_keeps_the_weights(patch: Patch) -> None:
-    patch.setattr(decompositions, "_all_one", decompositions._same)
+    patch.setattr(decompositions, "all_one", parts.same)
 
 
 def distribute_that_loses_the_bias(patch: Patch) -> None:
-    patch.setattr(decompositions, "_spread_bias", lambda step, linear_map, share: step.emit.zeros_like(linear_map.x))
+    patch.setattr(crossing, "spread_bias", lambda step, linear_map, share: step.emit.zeros_like(linear_map.x))
 
 
 def alpha_left_out_of_the_weights(patch: Patch) -> None:
@@ -169,7 +180,7 @@ def max_pool_that_overwrites(patch: Patch) -> None:
 
 
 def add_that_copies_to_both(patch: Patch) -> None:
-    real = decompositions.in_proportion
+    real = crossing.in_proportion
 
     def wrong(operator: Operator, step: Any, relevance: ir.Value, eps: float) -> Any:
         return operator.vjp(step, relevance) if operator.op_type == "Add" else real(operator, step, relevance, eps)
@@ -186,7 +197,7 @@ def gate_that_takes_half(patch: Patch) -> None:
     patch.setattr(
         simple.Gate,
         "__call__",
-        lambda rule, operator, step, relevance: decompositions.in_proportion(operator, step, relevance, 1e-6),
+        lambda rule, operator, step, relevance: crossing.in_proportion(operator, step, relevance, 1e-6),
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.rules.decompositions import STABILISER, in_proportion
+from onnxlrp.rules.crossing import STABILISER, in_proportion
 from onnxlrp.rules.registry import Bilinear, Contribution, choice, linear, lookup, movement
 from onnxlrp.rules.step import Step
 

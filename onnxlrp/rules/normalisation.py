@@ -19,7 +19,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
-from onnxlrp.rules.decompositions import STABILISER
+from onnxlrp.rules.crossing import STABILISER
 from onnxlrp.rules.registry import Contribution, Family, Operator, Vjp, normalisation, register
 from onnxlrp.rules.step import Step
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from onnxlrp.emit import Emit
 from onnxlrp.errors import NeedsShape
 from onnxlrp.rules.convolution import Window, crop_to_input, same_pads
-from onnxlrp.rules.decompositions import STABILISER
+from onnxlrp.rules.crossing import STABILISER
 from onnxlrp.rules.registry import Bilinear, Contribution, Keeps, choice, general, linear, movement
 from onnxlrp.rules.step import Step
 

@@ -20,7 +20,7 @@ from onnxlrp.emit import Emit
 from onnxlrp.errors import Unsupported
 from onnxlrp.rules.activations import activations, split
 from onnxlrp.rules.cells import Back, Cell, Gru, Lstm, Rnn, Trace, Values, Way, Weights, spread
-from onnxlrp.rules.decompositions import report_stabiliser
+from onnxlrp.rules.crossing import report_stabiliser
 from onnxlrp.rules.registry import Contribution, Family, Operator, register
 from onnxlrp.rules.scan import scan
 from onnxlrp.rules.step import Step

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.rules.decompositions import STABILISER
+from onnxlrp.rules.crossing import STABILISER
 from onnxlrp.rules.registry import Bilinear, Contribution, Keeps, Vjp, choice, general, linear
 from onnxlrp.rules.step import Step
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from onnxlrp.rules.decompositions import STABILISER, Rule, in_proportion, report_stabiliser
+from onnxlrp.rules.crossing import STABILISER, in_proportion, report_stabiliser
+from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.registry import Contribution, Family, Operator
 from onnxlrp.rules.step import Step
 

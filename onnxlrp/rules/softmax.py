@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxlrp.rules.decompositions import STABILISER
+from onnxlrp.rules.crossing import STABILISER
 from onnxlrp.rules.registry import Contribution, Keeps, softmax_like
 from onnxlrp.rules.step import Step
 
