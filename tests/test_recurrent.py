@@ -302,7 +302,7 @@ def test_an_unknown_activation_is_named() -> None:
 
 @pytest.mark.parametrize("name", ["lstm_bidi_arras", "lstm_uni_dense", "gru"])
 def test_numbers_of_the_peers(name: str) -> None:
-    """Arras et al.'s own code with bias_factor 0, PyTorch's gradients and captum's integrated gradients."""
+    """Arras et al.'s own code with bias_factor 0, PyTorch's gradients, captum's integrated gradients and occlusion."""
     folder = SHARED / "parity" / name
     if not folder.is_dir():
         pytest.skip("../shared/parity is not there")
@@ -310,6 +310,7 @@ def test_numbers_of_the_peers(name: str) -> None:
     asked = {method: dict(choices) for method, choices in GRADIENTS.items() if method in case.methods}
     if "lrp_arras_bf0" in case.description["methods"]:
         asked["lrp_arras_bf0"] = {"method": "lrp", "preset": "lrp-lstm"}
-    assert len(asked) >= 4
+    asked["occlusion"] = case.choices("occlusion")
+    assert len(asked) >= 5
     for method, choices in asked.items():
         assert case.deviation(method, choices) <= case.tolerance(method), method

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from onnxlrp.errors import InputError, ModelError
 from onnxlrp.session import Arrays, Session
@@ -29,6 +30,7 @@ def make_batch_dynamic(model: ir.Model) -> str:
     if not _agrees(model, trial, size):
         return f"The batch stays {size}: with another one the model does not run, or mixes its samples."
     _rewrite(model, size)
+    _forget_moved_batches(model, size)
     return f"The batch of {size} is made dynamic; two samples at once give what they give one by one."
 
 
@@ -52,6 +54,26 @@ def _rewrite(model: ir.Model, size: int) -> None:
     for node in list(graph):
         if node.op_type == "Reshape" and not node.domain and node.inputs[1] is not None:
             _free_reshape(graph, node, size, rewritten)
+
+
+def _forget_moved_batches(model: ir.Model, size: int) -> None:
+    """Where the batch stands on a later axis (time first, say), its size becomes unknown.
+
+    A later axis keeps that size where shape inference, from the inputs alone, says so as well.
+    """
+    trial = model.clone()
+    for value in (output for node in trial.graph for output in node.outputs if not output.is_graph_output()):
+        value.shape = None
+    passes.ShapeInferencePass(check_type=False, strict_mode=False)(trial)
+    inferred = {value.name: value.shape for node in trial.graph for value in node.outputs}
+    for value in (output for node in model.graph for output in node.outputs):
+        found, shape = inferred.get(value.name), value.shape
+        if found is not None and shape is not None and len(found) == len(shape) and not _is_shape_math(value):
+            doubtful = [
+                a > 0 and d == size and not isinstance(f, int)
+                for a, (d, f) in enumerate(zip(shape, found, strict=True))
+            ]
+            value.shape = ir.Shape([None if gone else d for d, gone in zip(shape, doubtful, strict=True)])
 
 
 def _is_shape_math(value: ir.Value) -> bool:
