@@ -253,7 +253,9 @@ class _UserRules:
         for strength in (_by_name, _by_glob, _by_type):
             best = {key: rule for key, rule in self._rules.items() if any(strength(key, node) for node in unit.nodes)}
             if strength is not _by_name:
-                best = self._fitting(best, unit, operator, signals, strict=strength is _by_type)
+                # a type names layers of that type: an operator inside a merged activation is none of its own
+                strict = strength is _by_type and len(unit.nodes) == 1
+                best = self._fitting(best, unit, operator, signals, strict=strict)
             if best:
                 break
         if not best:
@@ -280,7 +282,7 @@ class _UserRules:
         return fitting
 
     def without_effect(self) -> list[str]:
-        return [f"'{key}' = {rule}: nothing flows through what it matches" for key, rule in self._rules.items() if key not in self._used]
+        return [f"'{key}' = {rule}: no layer of its own takes it" for key, rule in self._rules.items() if key not in self._used]
 
 
 def _by_name(key: str, node: ir.Node) -> bool:
