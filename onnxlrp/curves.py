@@ -446,4 +446,6 @@ def surroundings(
 def _of_sample(bound: Any, rank: int) -> Array:
     """A bound that broadcasts over batches as one that broadcasts over one sample."""
     array = np.asarray(bound, np.float32)
+    if array.size == 1:
+        return array.reshape(())
     return array[0] if array.ndim == rank + 1 else array

@@ -1,0 +1,198 @@
+"""The paper's first experiment: photos, trained classifiers, 50 patches of 9×9 replaced by uniform noise.
+
+    python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample --count 64
+
+Writes docs/images/paper-images.png and the section "Images" of docs/paper.md. Measurements are kept, per model, in
+--store: a killed run, or one over more photos, goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from onnxlrp import Explainer, read
+from onnxlrp.curve_statistics import FORMULAS, SCORES, Band, Curves, Series
+from onnxlrp.curves import Protocol, measure_curves, surroundings
+from onnxlrp.data import Sample, expand, meaning_of
+from onnxlrp.report.curve_files import BASELINE, COLOURS, save_figure
+from onnxlrp.samples import samples_of
+
+ROOT = Path(__file__).resolve().parents[2]
+PRESETS = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")
+METHODS = {
+    "sensitivity": ("sensitivity", {}),
+    "gradient × input": ("gradient-x-input", {}),
+    **{f"LRP {preset}": ("lrp", {"preset": preset}) for preset in PRESETS},
+    "integrated gradients": ("integrated-gradients", {"steps": 20}),
+    "occlusion": ("occlusion", {"window": (3, 32, 32), "stride": (3, 16, 16)}),
+}
+SHOWN = ("sensitivity", "gradient × input", "LRP epsilon-plus", "LRP epsilon-alpha2-beta1", "integrated gradients")
+SCORES_SHOWN = ("relative", "logit")
+START, END = "<!-- images: written by benchmarks/paper/images.py -->", "<!-- images: end -->"
+EVERY = 3
+"""Photos are taken in steps of this, so that the first ones already span all kinds of classes."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trained classifier and what its pixels mean."""
+
+    folder: str
+    title: str
+    preprocessing: str
+    batch_size: int
+
+
+SUBJECTS = {
+    "squeezenet": Subject("squeezenet-float32", "SqueezeNet", "caffe-bgr", 16),
+    "mobilenetv2": Subject("mobilenetv2-float32", "MobileNetV2", "imagenet", 8),
+}
+
+
+def measure(subject: Subject, zoo: Path, photos: Path, count: int, store: Path) -> Curves:
+    model = read(zoo / subject.folder / "model.onnx")
+    meaning = meaning_of(model, {"preprocessing": subject.preprocessing, "kind": "image", "layout": "NCHW"})
+    common = {"batch_size": subject.batch_size, "layout": "NCHW", "box": meaning.box(), "providers": "cpu"}
+    explainers = {name: Explainer(model, method, **common, **more) for name, (method, more) in METHODS.items()}
+    paths = expand([photos])
+    paths = [path for start in range(EVERY) for path in paths[start::EVERY]][:count]
+    started = time.perf_counter()
+
+    def tell(done: int) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(f"{subject.title}: {done} photos, {time.perf_counter() - started:.0f} s, {peak} MB at most", flush=True)
+
+    return measure_curves(
+        explainers,
+        samples_of(paths, model, meaning),
+        Protocol(around=surroundings("NCHW", 3, meaning.box())),
+        label=class_of,
+        store=store / f"{subject.folder}.jsonl",
+        resume=True,
+        progress=tell,
+    )
+
+
+def class_of(sample: Sample) -> int:
+    """Photos are named INDEX_WNID_label."""
+    return int(sample.name.partition("_")[0])
+
+
+# --- figure and tables -----------------------------------------------------------------------------------------------
+
+
+def draw(measured: dict[str, Curves]) -> Figure:
+    """One column per model, one row per score, as figure 2 (A) of the paper with confidence bands."""
+    drawing = Figure(figsize=(5.4 * len(measured), 3.9 * len(SCORES_SHOWN)), layout="constrained")
+    FigureCanvasAgg(drawing)
+    axes = drawing.subplots(len(SCORES_SHOWN), len(measured), squeeze=False)
+    for row, score in zip(axes, SCORES_SHOWN, strict=True):
+        for axis, (name, curves) in zip(row, measured.items(), strict=True):
+            for position, method in enumerate(SHOWN):
+                line(axis, curves, Series(method, "morf"), score, COLOURS[position], "-")
+            line(axis, curves, Series("random", "random"), score, BASELINE, ":")
+            axis.set_title(f"{SUBJECTS[name].title}, {len(curves.records)} photos", fontsize=10)
+            axis.set_ylabel(f"{SCORES[score]}\n{FORMULAS[score]}", fontsize=9)
+            axis.set_xlabel("patches of 9×9 replaced")
+            axis.set_xlim(0, curves.steps)
+            axis.set_ylim(bottom=0)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+            for edge in ("top", "right"):
+                axis.spines[edge].set_visible(False)
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
+    return drawing
+
+
+def line(axis: object, curves: Curves, series: Series, score: str, colour: str, dashes: str) -> None:
+    band = curves.band(series, score)
+    steps = np.arange(len(band.mean))
+    axis.fill_between(steps, band.low, band.high, color=colour, alpha=0.12, linewidth=0)  # type: ignore[attr-defined]
+    axis.plot(steps, band.mean, dashes, color=colour, linewidth=1.8, label=series.method)  # type: ignore[attr-defined]
+
+
+def section(measured: dict[str, Curves], command: str, seconds: str) -> str:
+    """The section of docs/paper.md."""
+    parts = [START, "", "![perturbation curves](images/paper-images.png)", ""]
+    for name, curves in measured.items():
+        hits = np.mean([record.best[0, 0, 0] == record.label for record in curves.records])
+        skipped = f", {len(curves.skipped)} skipped" if curves.skipped else ""
+        parts += [
+            f"### {SUBJECTS[name].title}: {len(curves.records)} photos{skipped}, {hits:.0%} of them classified rightly",
+            "",
+            *table(curves),
+            "",
+        ]
+    return "\n".join([*parts, f"Command: `{command}`; seed 0. {seconds}".strip(), "", END])
+
+
+def table(curves: Curves) -> list[str]:
+    sensitivity = Series("sensitivity", "morf")
+    heading = "| method | AOPC, relative | − random | − SA | AOPC, logit | − random | − SA | log p lost at 40, nats |"
+    rows = [heading, "|---|---|---|---|---|---|---|---|"]
+    areas = {score: {a.series: a for a in curves.areas(score)} for score in SCORES_SHOWN}
+    for series in sorted(curves.series, key=lambda s: -areas["relative"][s].aopc.mean):
+        cells = [series.method]
+        for score in SCORES_SHOWN:
+            area = areas[score][series]
+            above = curves.minus(series, sensitivity, score) if series != sensitivity else None
+            cells += [f"{area.aopc.mean:.3f}", interval(area.minus_random), interval(above)]
+        lost = curves.band(series, "log-probability").mean
+        cells.append(f"{lost[min(40, curves.steps)]:.2f}")
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def interval(band: Band | None) -> str:
+    """Bold where it excludes zero."""
+    if band is None:
+        return ""
+    text = f"{band.mean:+.3f} [{band.low:+.3f}, {band.high:+.3f}]".replace("-", "−")
+    return f"**{text}**" if band.low > 0 or band.high < 0 else text
+
+
+def put(page: Path, text: str) -> None:
+    """Write a section in its place, or at the end."""
+    content = page.read_text(encoding="utf-8") if page.exists() else "# The paper's experiments\n"
+    between = re.compile(re.escape(START) + ".*" + re.escape(END), re.DOTALL)
+    new = between.sub(lambda _: text, content) if between.search(content) else f"{content.rstrip()}\n\n{text}\n"
+    page.write_text(new, encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=Path, required=True, help="holds <model>/model.onnx")
+    parser.add_argument("--photos", type=Path, required=True, help="INDEX_WNID_label.jpg each")
+    parser.add_argument("--model", choices=SUBJECTS, action="append", help="default: all")
+    parser.add_argument("--count", type=int, default=200, help="photos, at most")
+    parser.add_argument("--store", type=Path, default=Path("paper-images"), help="where measurements are kept")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
+    parser.add_argument("--note", default="", help="a sentence on the run, for the page")
+    choices = parser.parse_args(arguments)
+    names = choices.model or list(SUBJECTS)
+    measured = {
+        name: measure(SUBJECTS[name], choices.zoo, choices.photos, choices.count, choices.store) for name in names
+    }
+    for name, curves in measured.items():
+        total = curves.seconds["total"]
+        print(
+            f"{SUBJECTS[name].title}: {total:.0f} s, of which perturbed copies in onnxruntime "
+            f"{curves.seconds['forward'] / total:.1%} and heatmaps {curves.seconds['heatmaps'] / total:.1%}"
+        )
+    save_figure(draw(measured), choices.docs / "images" / "paper-images.png")
+    command = "python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
+    put(choices.docs / "paper.md", section(measured, f"{command} --count {choices.count}", choices.note))
+
+
+if __name__ == "__main__":
+    main()
