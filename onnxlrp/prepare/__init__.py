@@ -12,6 +12,7 @@ from onnxlrp.model import Model
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
 from onnxlrp.prepare.observe import observe_unknown
+from onnxlrp.prepare.time_first import put_time_first
 from onnxlrp.prepare.widen import widen
 
 PREPARED = "prepared"
@@ -23,6 +24,7 @@ def prepare(model: Model) -> Model:
         return model
     proto = model.copy()
     done = [
+        put_time_first(proto),
         observe_unknown(proto),
         forget_doubtful_sizes(proto, model.opset),
         make_batch_dynamic(proto),

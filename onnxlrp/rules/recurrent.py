@@ -277,7 +277,7 @@ def _report(
 def _register(op_type: str, gates: int, make_cell: Callable[[Run], Cell]) -> None:
     def run(step: Step) -> Run:
         if step.attribute("layout", 0):
-            raise Unsupported(f"{step.unit} has layout 1, which onnxruntime does not run.")
+            raise Unsupported(f"{step.unit} has layout 1, which onnxruntime does not run; `prepare` puts time first.")
         return Run(step, make_cell, gates)
 
     register(
