@@ -266,6 +266,8 @@ def _print(curves: Curves, score: str, folder: Path, names: list[str], metrics: 
             ("method", "metric", "mean", "samples"),
             numbers=(2, 3),
         )
+    if not any(np.any(curves.band(series, score).mean) for series in curves.series):
+        warn(["The score never moved: an untrained model with constant weights, or regions that it does not look at."])
     skipped = f", {len(curves.skipped)} skipped" if curves.skipped else ""
     share = curves.seconds["forward"] / max(curves.seconds["total"], 1e-9)
     say(f"\n{len(curves.records)} measured{skipped} in {curves.seconds['total']:.1f} s ({share:.0%} forward passes).")

@@ -12,7 +12,7 @@ from onnxlrp import metrics
 from onnxlrp.curve_store import digest_of
 from onnxlrp.curves import FILL, Protocol, random_of
 from onnxlrp.data.sample import Sample
-from onnxlrp.errors import InputError, OnnxlrpError
+from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
 from onnxlrp.perturb import Array, replacement
 from onnxlrp.predictor import Predictor
@@ -88,7 +88,8 @@ class _Judged:
     def of(self, explainer: Explainer) -> dict[str, float]:
         """Every metric of one method."""
         x, seed = self.x, self.protocol.seed
-        relevance = self.explain(explainer, x[None])[0]
+        relevance = explainer.explain(self.feeds, target=self.frozen).relevance[self.predictor.tensor]
+        relevance = relevance[0] if explainer.takes_batches else relevance
         value = float(self.value(x[None])[0])
         is_slope = explainer.method.name in SLOPES
         subset = min(224, max(1, x.size // 4))
@@ -109,10 +110,18 @@ class _Judged:
         if not is_slope and explainer.method.name != "occlusion":
             reference = 0.0 if explainer.method.name == "lrp" else float(self.value(np.zeros_like(x)[None])[0])
             found["completeness gap"] = metrics.completeness_gap(relevance, value, reference)
-        radius = RADIUS * float(np.ptp(x))
-        moved: metrics.Explain = lambda rows: self.explain(explainer, rows)  # noqa: E731
-        found["max-sensitivity"] = metrics.max_sensitivity(moved, x, relevance, radius=radius, seed=seed)
+        # An inner tensor cannot be moved through the model's inputs, and a token not by a little.
+        if self.predictor.tensor in self.feeds and x.dtype.kind == "f":
+            radius = RADIUS * float(np.ptp(x))
+            moved: metrics.Explain = lambda rows: self.explain(explainer, rows)  # noqa: E731
+            found["max-sensitivity"] = metrics.max_sensitivity(moved, x, relevance, radius=radius, seed=seed)
         return found
+
+    @property
+    def frozen(self) -> Target:
+        """What is explained, also after the input has been moved."""
+        is_open = self.target is None and self.predictor.has_classes
+        return int(self.weights.argmax()) if is_open else self.target
 
     def value(self, rows: Array) -> Array:
         y = self.predictor(rows, self._rest(len(rows)))
@@ -126,12 +135,7 @@ class _Judged:
 
     def explain(self, explainer: Explainer, rows: Array) -> Array:
         """Relevance of rows, all for the class of the sample itself."""
-        tensor = self.predictor.tensor
-        if tensor not in self.feeds:
-            raise OnnxlrpError("An inner tensor cannot be moved by noise through the model's inputs.")
-        target = self.target
-        if target is None and self.predictor.has_classes:
-            target = int(self.weights.argmax())
+        tensor, target = self.predictor.tensor, self.frozen
         if not explainer.takes_batches:
             found = [explainer.explain(self.feeds | {tensor: row}, target=target).relevance[tensor] for row in rows]
             return np.stack(found)

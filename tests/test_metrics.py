@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import Array, Net, signed
+from onnx import TensorProto
 
 from onnxlrp import Explainer, InputError, metrics, read
 from onnxlrp.curves import Protocol
@@ -203,6 +204,21 @@ def test_the_table_has_a_row_per_method_and_metric() -> None:
     assert ("sensitivity", "completeness gap") not in found
     deletion, insertion = (found["gradient-x-input", f"{name} AUC"]["mean"] for name in ("deletion", "insertion"))
     assert 0 <= deletion < insertion <= 1
+
+
+def test_words_behind_an_embedding_are_judged_without_moving_them() -> None:
+    graph = Net()
+    table = graph.weight(signed(np.random.default_rng(6), 20, 5))
+    embedded = graph.Gather(table, graph.input("tokens", ["batch", 4], TensorProto.INT64), out="embedded")
+    pooled = graph.ReduceMean(embedded, axes=[1], keepdims=0)
+    model = graph.model(graph.MatMul(pooled, graph.weight(signed(np.random.default_rng(7), 5, 3))))
+    one = Explainer(model, "gradient-x-input", inputs=["embedded"], providers="cpu")
+    sample = Sample("text", {"tokens": np.array([[3, 7, 8, 2]])})
+    rows = measure_metrics({"gi": one}, [sample], Protocol(replace="zero-embedding", layout="NLC", region=1))
+    found = {row["metric"]: row["mean"] for row in rows}
+    assert "max-sensitivity" not in found
+    assert found["completeness gap"] == pytest.approx(0, abs=1e-5)
+    assert found["infidelity"] == pytest.approx(0, abs=1e-9), "the net is linear in its embedding"
 
 
 def test_a_table_of_nothing_is_refused() -> None:
