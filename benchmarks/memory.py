@@ -1,6 +1,6 @@
 """How much memory it takes to read a model, compile its explainer and save it, beside the size of the file.
 
-    python benchmarks/memory.py --model vgg16
+python benchmarks/memory.py --model vgg16
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def main() -> None:
     explainer.save(choices.folder / "explainer.onnx")
     extra = peak_megabytes() - before
     written = (choices.folder / "explainer.onnx").stat().st_size / 2**20
-    print(f"{choices.model}: file {size:.0f} MB, explainer {written:.0f} MB, extra memory {extra:.0f} MB = {extra / size:.2f} × file")
+    print(
+    print(f"{choices.model}: file {size:.0f} MB, explainer {written:.0f} MB")
+    print(f"extra memory {extra:.0f} MB = {extra / size:.2f} × file")
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How long relevance takes, as a multiple of the forward pass: both in one interleaved run, medians of ratios.
 
-    python benchmarks/speed.py --model resnet50 --preset epsilon --batch 1 --batch 8
+python benchmarks/speed.py --model resnet50 --preset epsilon --batch 1 --batch 8
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def main() -> None:
     for preset in choices.preset or ["epsilon"]:
         for batch in choices.batch or [1, 8]:
             forward, joint, ratio = compare(path, preset, batch, choices.rounds, choices.provider)
-            print(f"  {preset:<22} batch {batch:<3} forward {forward * 1e3:8.1f} ms  joint {joint * 1e3:8.1f} ms  ratio {ratio:.2f}")
+            print(
+                times = f"forward {forward * 1e3:8.1f} ms  joint {joint * 1e3:8.1f} ms"
+                print(f"  {preset:<22} batch {batch:<3} {times}  ratio {ratio:.2f}")
+            )
 
 
 if __name__ == "__main__":

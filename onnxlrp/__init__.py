@@ -1,8 +1,8 @@
 """onnxlrp explains the predictions of any exported ONNX model.
 
-    explainer = onnxlrp.Explainer("model.onnx", method="lrp", preset="epsilon-plus")
-    result = explainer.explain(x)
-    result.relevance["input"]
+explainer = onnxlrp.Explainer("model.onnx", method="lrp", preset="epsilon-plus")
+result = explainer.explain(x)
+result.relevance["input"]
 """
 
 from onnxlrp import rules

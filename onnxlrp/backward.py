@@ -59,9 +59,7 @@ def _as_taken(decision: Decision, relevance: Sequence[ir.Value | None]) -> Any:
     return tuple(relevance) if decision.operator.outputs else relevance[0]
 
 
-def _checked(
-    decision: Decision, step: Step, contributions: Sequence[ir.Value | None]
-) -> list[ir.Value | None]:
+def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | None]) -> list[ir.Value | None]:
     """One entry per operand, only for signals, each summed back to its operand's shape."""
     unit = decision.unit
     if len(contributions) != len(unit.inputs):

@@ -70,7 +70,13 @@ def verify(
     x : array or {input: array}; None = standard-normal numbers of the declared shape, drawn with `seed`
     """
     original = model if isinstance(model, Model) else read(model)
-    shared: dict[str, Any] = {"output": output, "inputs": inputs, "providers": providers, "labels": labels, "logits": logits}
+    shared: dict[str, Any] = {
+        "output": output,
+        "inputs": inputs,
+        "providers": providers,
+        "labels": labels,
+        "logits": logits,
+    }
     original = prepare(original)
     explainer = Explainer(original, preset=preset, rules=rules, bias=bias, box=box, **shared)
     feeds = explainer.checked(x if x is not None else sample_input(original, seed, providers))
@@ -132,7 +138,11 @@ def _forward_equals(
         if not isinstance(reference, np.ndarray) or reference.dtype.kind not in "fiub" or not reference.size:
             continue
         scale = float(np.max(np.abs(reference.astype(np.float64)), initial=0.0)) or 1.0
-        same = (ours == reference) | (np.isnan(ours) & np.isnan(reference)) if reference.dtype.kind == "f" else ours == reference
+        same = (
+            (ours == reference) | (np.isnan(ours) & np.isnan(reference))
+            if reference.dtype.kind == "f"
+            else ours == reference
+        )
         difference = np.where(same, 0.0, np.abs(ours.astype(np.float64) - reference.astype(np.float64)))
         if float(difference.max()) / scale > worst:
             worst, where = float(difference.max()) / scale, f"at '{name}'"
@@ -223,16 +233,20 @@ def _score_at(explainer: Explainer, feeds: Arrays, seed: np.ndarray[Any, Any]) -
     return float((explainer.forward_value(feeds).astype(np.float64) * seed).sum())
 
 
-def _lrp0_is_gradient_times_input(
-    model: Model, gradient: Explainer, feeds: Arrays, shared: dict[str, Any]
-) -> Finding:
+def _lrp0_is_gradient_times_input(model: Model, gradient: Explainer, feeds: Arrays, shared: dict[str, Any]) -> Finding:
     """On layers that are linear or homogeneous, LRP-0 is gradient × input, biases or not.
 
     Both run without fusions, node by node: where a pooling window nearly ties, rounding must choose the same winner.
     """
     name = "LRP-0 equals gradient × input"
     plan = gradient.plan
-    other = sorted({d.unit.op_type for d in plan.decisions if not _is_homogeneous(d.operator.family_for(d.signals), d.unit.op_type)})
+    other = sorted(
+        {
+            d.unit.op_type
+            for d in plan.decisions
+            if not _is_homogeneous(d.operator.family_for(d.signals), d.unit.op_type)
+        }
+    )
     if other:
         return Finding(name, True, None, None, "", f"not applicable: the model has {', '.join(other[:5])}")
     zero = compile_model(model, _lrp0_request(gradient))
@@ -281,4 +295,11 @@ def _promises(rows: Sequence[LedgerRow], sizes: Sequence[float]) -> Finding:
             worst, where = rest / size, f"at {row.operator} '{row.layer}'"
     by_design = sorted({row.operator for row in rows if abs(row.taken.get(BY_DESIGN, 0.0)) > 0})
     detail = where + (f"; by design not at {', '.join(by_design)}" if by_design else "")
-    return Finding("every layer keeps its promise to conserve", worst <= LEDGER_TOLERANCE, worst, LEDGER_TOLERANCE, "of Σ|R|", detail)
+    return Finding(
+        "every layer keeps its promise to conserve",
+        worst <= LEDGER_TOLERANCE,
+        worst,
+        LEDGER_TOLERANCE,
+        "of Σ|R|",
+        detail,
+    )

@@ -29,7 +29,8 @@ TARGET, SEED, SCORE, LEDGER = "target", "seed", "score", "ledger"
 class Request:
     """What to compile.
 
-    title        : shown on the plan        chooser : rule per layer        merge : whether several nodes may be one layer
+    title        : shown on the plan
+    chooser      : rule per layer        merge : whether several nodes may be one layer
     times_output : seed with R = seed ⊙ y (LRP) rather than with the seed alone (gradients)
     reduce       : (emit, input, relevance) → what is returned for that input
     baseline     : reference input of DeepLIFT; None for methods without one

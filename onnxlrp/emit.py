@@ -1,8 +1,8 @@
 """The writer of new nodes: `emit.Conv(x, w, strides=[1, 1])` appends a node and returns its output.
 
-Python literals become constants (float → float32, int → int64, lists → vectors), equal nodes are written once, and every
-node is stamped with the forward node, rule and source that it serves. While a writer is *active*, values understand
-arithmetic, so that a formula reads as in the paper: `y * (1.0 - y)`.
+Python literals become constants (float → float32, int → int64, lists → vectors), equal nodes are written once, and
+every node is stamped with the forward node, rule and source that it serves. While a writer is *active*, values
+understand arithmetic, so that a formula reads as in the paper: `y * (1.0 - y)`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STEEP = 1e30
 class Emit:
     """Appends nodes to a graph.
 
-    graph : where the nodes go        opset : version of the default domain (reductions are spelled differently below 18)
+    graph : where the nodes go        opset : of the default domain (reductions are spelled differently below 18)
     """
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:

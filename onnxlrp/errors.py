@@ -1,14 +1,14 @@
 """The error tree. Every message says what, where, the value met, and what to do next.
 
-    OnnxlrpError
-    ├── ModelError        the file is broken, or not a model: fix the file              exit 2
-    ├── InputError        the call or its data does not fit: change the call            exit 2
-    ├── ChoiceError       an unknown or contradictory choice: change the choice         exit 2
-    ├── Unsupported       the model is valid, but cannot be explained so                exit 3
-    │   ├── NoRule            operators without a rule: choose a stand-in
-    │   └── NeedsShape        a rank that nobody could infer: give it
-    ├── CheckFailed       a check did not hold; carries the numbers                     exit 1
-    └── Defect            a mistake of ours: please report it                           exit 4
+OnnxlrpError
+├── ModelError        the file is broken, or not a model: fix the file              exit 2
+├── InputError        the call or its data does not fit: change the call            exit 2
+├── ChoiceError       an unknown or contradictory choice: change the choice         exit 2
+├── Unsupported       the model is valid, but cannot be explained so                exit 3
+│   ├── NoRule            operators without a rule: choose a stand-in
+│   └── NeedsShape        a rank that nobody could infer: give it
+├── CheckFailed       a check did not hold; carries the numbers                     exit 1
+└── Defect            a mistake of ours: please report it                           exit 4
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Defect(OnnxlrpError):
 
 
 def no_such(what: str, name: str, known: Iterable[str], others: str = "") -> ChoiceError:
-    """"There is no preset 'epsilon-pluss'. Did you mean 'epsilon-plus'? …", with everything that there is.
+    """ "There is no preset 'epsilon-pluss'. Did you mean 'epsilon-plus'? …", with everything that there is.
 
     others : instead of the whole list, where that is too long to read
     """

@@ -161,7 +161,8 @@ class Explainer:
         if not isinstance(self.method, Pass):
             passes = ", ".join(name for name, method in METHODS.items() if isinstance(method, Pass))
             raise Unsupported(
-                f"The method '{self.method.name}' is not one pass, so it cannot be saved as one model; these can: {passes}."
+                f"The method '{self.method.name}' is not one pass, so it cannot be saved as one model. These can: "
+                f"{passes}."
             )
         model = self.compiled.model.clone()
         kept = [value for value in model.graph.outputs if value.name != self.compiled.score]
@@ -176,7 +177,8 @@ class Explainer:
 
         x      : array, or {input name: array}, in the model's own layout, batch axis included where the model has one
         target : overrides the constructor's: None = largest element per sample; int = index on axis 1; tuple = full
-                 index; list = one per sample; label; "a-b" = contrast; "all" = a class axis in front; float array = seed
+                 index; list = one per sample; label; "a-b" = contrast; "all" = a class axis in front; float array =
+                 seed
         Errors: InputError for arrays that do not fit; ChoiceError for a target that does not exist.
         """
         started = time.perf_counter()
@@ -185,7 +187,7 @@ class Explainer:
         samples = self._feeding.samples(feeds)
         if isinstance(target, str) and target == "all":
             return self._explain_all(feeds, samples, progress)
-        resolved = resolve(target, self._output_shape(), self.output.batched, samples, self.labels)
+        resolved = resolve(target, self._output_shape(), self.output, samples, self.labels)
         found = self._run(feeds, resolved, samples, progress)
         return self._explanation(feeds, resolved, found, time.perf_counter() - started)
 
@@ -229,7 +231,9 @@ class Explainer:
             raise ChoiceError(f"Rules belong to a backward pass; the method '{self.method.name}' takes none.")
         if preset is not None or self.method.name != "lrp":
             return preset
-        types = {node.op_type for value in upstream(self._endpoints[0].tensor) if (node := value.producer()) is not None}
+        types = {
+            node.op_type for value in upstream(self._endpoints[0].tensor) if (node := value.producer()) is not None
+        }
         return default_preset(lambda op_type: op_type in types)
 
     def _require_floats(self) -> None:
@@ -266,7 +270,7 @@ class Explainer:
 
     @cached_property
     def _feeding(self) -> Feeding:
-        return Feeding(self.model.graph.inputs, self.output.batched, self.batch_size)
+        return Feeding(self.model.graph.inputs, self.output, self.batch_size)
 
     @cached_property
     def _forward(self) -> Forward:
@@ -283,7 +287,7 @@ class Explainer:
         if isinstance(self.method, Pass):
             return compiled
         inputs = [value for value in self.compiled.model.graph.inputs if value.const_value is None]
-        compiled.feeding = Feeding(inputs, self.output.batched, self.batch_size)
+        compiled.feeding = Feeding(inputs, self.output, self.batch_size)
         return AveragedRun(self.method.runner, compiled, self._forward, self.explained)
 
     def _output_shape(self) -> list[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.errors import InputError
+from onnxlrp.output import Output
 from onnxlrp.session import Arrays, run_batched
 
 Count = Callable[[int], None]
@@ -21,13 +22,13 @@ DEFINED_ON_NAN = frozenset({"Imputer", "TreeEnsembleClassifier", "TreeEnsembleRe
 class Feeding:
     """What a model's inputs take.
 
-    inputs     : of the graph        batched : whether the explained output has a batch axis
+    inputs     : of the graph        output : the explained one, which knows whether axis 0 counts samples
     batch_size : samples per run, where the model does not fix it
     """
 
-    def __init__(self, inputs: Sequence[ir.Value], batched: bool, batch_size: int) -> None:
+    def __init__(self, inputs: Sequence[ir.Value], output: Output, batch_size: int) -> None:
         self.inputs = {value.name or "": value for value in inputs}
-        self.batched = batched
+        self.batched, self.counted = output.batched, output.counted
         self.batch_size = batch_size
 
     def check(self, x: Any) -> Arrays:
@@ -86,11 +87,13 @@ class Feeding:
     ) -> Arrays:
         """Run in slices of the batch size, or of the model's fixed batch (filled up at the end).
 
+        A call is only cut where axis 0 of input and output are certainly the same.
+
         shared : feeds that go into every slice whole
         """
         unbatched = [name for name in feeds if name in self.inputs and not self._is_batched(name)]
         size = self.fixed_batch or self.batch_size
-        at_once = samples <= size and self.fixed_batch in (None, samples)
+        at_once = self.fixed_batch in (None, samples) and (samples <= size or not self.counted)
         if not self.batched or at_once or len(unbatched) == len(feeds):
             found = run(feeds)
             if count is not None:

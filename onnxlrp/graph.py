@@ -1,7 +1,7 @@
 """What is known about every tensor, and the way from the explained inputs to the target.
 
-`Facts` answers questions about one tensor: its rank and dimensions, its value if it is constant, whether relevance flows
-through it. `Unit` is what the walk treats as one layer. `between` keeps the units that matter.
+`Facts` answers questions about one tensor: its rank and dimensions, its value if it is constant, whether relevance
+flows through it. `Unit` is what the walk treats as one layer. `between` keeps the units that matter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, 
 SMALL = 1 << 16
 """Elements up to which a constant subgraph is evaluated while compiling."""
 
-RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"})
+RANDOM = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
 
 
 class Facts:
@@ -39,9 +41,7 @@ class Facts:
     blocks    : says of a node that nothing flows through it (Shape, comparisons…)
     """
 
-    def __init__(
-        self, graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]
-    ) -> None:
+    def __init__(self, graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]) -> None:
         self.graph = graph
         self.signals = _downstream(graph, explained, blocks)
         self.nonnegative: set[ir.Value] = set()
@@ -175,9 +175,7 @@ def as_networkx(units: Sequence[Unit], facts: Facts) -> nx.DiGraph:
     return graph
 
 
-def _downstream(
-    graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]
-) -> set[ir.Value]:
+def _downstream(graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]) -> set[ir.Value]:
     signals = set(explained)
     for node in graph:
         if not blocks(node) and any(operand in signals for operand in node.inputs):
@@ -200,9 +198,7 @@ def _constant_node(node: ir.Node) -> np.ndarray[Any, Any] | None:
     return _run_node(node, [])[0]
 
 
-def _run_node(
-    node: ir.Node, inputs: Sequence[np.ndarray[Any, Any] | None]
-) -> Sequence[np.ndarray[Any, Any] | None]:
+def _run_node(node: ir.Node, inputs: Sequence[np.ndarray[Any, Any] | None]) -> Sequence[np.ndarray[Any, Any] | None]:
     """Evaluate one small node with the standard's reference implementation."""
     proto = ir.to_proto(node)
     names = [name for name in proto.input if name]

@@ -1,4 +1,4 @@
-"""Nodes that make up one layer: a linear operator with its bias and BatchNormalization, an activation written in pieces.
+"""Nodes that make up one layer: a linear operator with bias and BatchNormalization, an activation written in pieces.
 
 Merging changes no node of the model: a merged `Unit` has one linear map (weights scaled, biases summed, as small nodes
 that onnxruntime folds when the session starts) and one rule. So the forward pass stays the original's to the bit.

@@ -94,5 +94,3 @@ def _row(decision: Decision, entries: dict[str, float]) -> LedgerRow:
         handed_on,
         {name: value for name, value in taken.items() if value != 0.0},
     )
-
-

@@ -36,6 +36,7 @@ class Output:
     asked   : the tensor that target and seed are indexed and shaped like
     tensor  : the tensor that is explained; the same elements in the same order
     batched : whether axis 0 counts samples
+    counted : whether its size is certainly the number of samples (the first input's axis 0 has the same name or size)
     because : how `tensor` was found
     """
 
@@ -43,6 +44,7 @@ class Output:
     tensor: ir.Value
     batched: bool
     because: str
+    counted: bool = True
 
 
 def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) -> Output:
@@ -54,11 +56,11 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
     """
     if name is not None:
         value = find_tensor(graph, name, "output")
-        return Output(value, value, is_batched(value, graph), "as asked")
+        return _output(value, value, graph, "as asked")
     if logits is not None:
         value = find_tensor(graph, logits, "logits tensor")
         asked = next((v for v in graph.outputs if v.dtype in FLOATS and _same_axes(v, value)), value)
-        return Output(asked, value, is_batched(asked, graph), "the sidecar's logits")
+        return _output(asked, value, graph, "the sidecar's logits")
     floats = [value for value in graph.outputs if value.dtype in FLOATS]
     asked, because = _scores(graph.outputs[0]) if not floats else floats[0], "first float output"
     if not floats:
@@ -68,7 +70,13 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
     if tensor is not asked:
         node = next(iter(tensor.uses())).node
         because = f"the logits before {node.op_type} '{node.name}'"
-    return Output(asked, tensor, is_batched(asked, graph), because)
+    return _output(asked, tensor, graph, because)
+
+
+def _output(asked: ir.Value, tensor: ir.Value, graph: ir.Graph, because: str) -> Output:
+    first = graph.inputs[0].shape if graph.inputs else None
+    counted = bool(asked.shape and first) and str(next(iter(asked.shape or ()))) == str(next(iter(first or ())))
+    return Output(asked, tensor, is_batched(asked, graph), because, counted)
 
 
 def _same_axes(a: ir.Value, b: ir.Value) -> bool:

@@ -97,7 +97,8 @@ def make_plan(
     explained : tensors that get relevance        target : where it starts
     chooser   : a preset's, or a gradient method's        rules : the user's, by node name, glob or operator type
     merge     : whether linear chains and decomposed activations count as one layer
-    Errors: NoRule naming every operator without one; ChoiceError for rules that match nothing, contradict or do not fit.
+    Errors: NoRule naming every operator without one; ChoiceError for rules that match nothing, contradict each other
+    or do not fit.
     """
     facts = Facts(graph, explained, blocks)
     units = units_of(graph, facts, [target, *explained], merge=merge)
@@ -264,7 +265,9 @@ class _UserRules:
         first_key = next(iter(best))
         if any(str(rule) != str(best[first_key]) for rule in best.values()):
             raise ChoiceError(
-                f"Contradicting rules for {unit}: " + ", ".join(f"'{key}' says {rule}" for key, rule in best.items()) + "."
+                f"Contradicting rules for {unit}: "
+                + ", ".join(f"'{key}' says {rule}" for key, rule in best.items())
+                + "."
             )
         self._fitting({first_key: best[first_key]}, unit, operator, signals, strict=True)
         return best[first_key], f"rule '{first_key}'"
@@ -274,15 +277,20 @@ class _UserRules:
     ) -> dict[str, Rule]:
         fitting = {key: rule for key, rule in found.items() if rule.fits(operator, signals)}
         if strict and found and not fitting:
-            key, rule = next(iter(found.items()))
+            rule = next(iter(found.values()))
+            family = operator.family_for(signals).value.split(":")[0]
             raise ChoiceError(
-                f"The rule '{rule}' does not fit {unit}, which is a {operator.family_for(signals).value.split(':')[0]}. "
+                f"The rule '{rule}' does not fit {unit}, which is a {family}. "
                 "Decompositions are for layers with one signal and weights; elsewhere: pass, gradient or stop."
             )
         return fitting
 
     def without_effect(self) -> list[str]:
-        return [f"'{key}' = {rule}: no layer of its own takes it" for key, rule in self._rules.items() if key not in self._used]
+        return [
+            f"'{key}' = {rule}: no layer of its own takes it"
+            for key, rule in self._rules.items()
+            if key not in self._used
+        ]
 
 
 def _by_name(key: str, node: ir.Node) -> bool:
@@ -306,7 +314,9 @@ def _nothing_matches(key: str, nodes: Sequence[ir.Node]) -> str:
     close = difflib.get_close_matches(key, names, n=3)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     types = ", ".join(sorted({node.op_type for node in nodes}))
-    return f"The rule for '{key}' matches no node name, glob or operator type of the model.{hint} Its operators: {types}."
+    return (
+        f"The rule for '{key}' matches no node name, glob or operator type of the model.{hint} Its operators: {types}."
+    )
 
 
 __all__ = ["DENSE", "Decision", "Plan", "Rules", "make_plan"]

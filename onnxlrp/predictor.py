@@ -56,7 +56,7 @@ class Predictor:
     def _forward(self) -> Forward:
         inputs = {value.name for value in self.model.graph.inputs}
         inner = [self.tensor] if self.tensor not in inputs else []
-        feeding = Feeding(self.model.graph.inputs, self.output.batched, self.batch_size)
+        feeding = Feeding(self.model.graph.inputs, self.output, self.batch_size)
         return Forward(self.model, self.output, inner, feeding, self.explainer.providers)
 
     @cached_property
@@ -68,9 +68,7 @@ class Predictor:
         value = find_tensor(model.graph, self.output.tensor.name or "", "tensor")
         del model.graph.outputs[:]
         model.graph.outputs.append(value)
-        return Session(model, self.explainer.providers), Feeding(
-            model.graph.inputs, self.output.batched, self.batch_size
-        )
+        return Session(model, self.explainer.providers), Feeding(model.graph.inputs, self.output, self.batch_size)
 
     def first(self, feeds: Arrays) -> tuple[Array, Array]:
         """The tensor's own values and the explained output, batch axis in front, for what a user feeds."""
@@ -104,7 +102,7 @@ class Predictor:
     def weights(self, target: Target, y: Array) -> Array:
         """What is explained of each sample as an array over the output, frozen at these unperturbed values."""
         asked = y if self.output.batched else y[0]
-        resolved = resolve(target, asked.shape, self.output.batched, len(y), self.explainer.labels)
+        resolved = resolve(target, asked.shape, self.output, len(y), self.explainer.labels)
         weights = weights_of(frozen(resolved, asked, self.output), asked.shape, self.output)
         return np.asarray(weights, np.float64).reshape(len(y), -1)
 

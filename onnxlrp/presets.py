@@ -109,7 +109,9 @@ def _presets() -> dict[str, Preset]:
     epsilon = Epsilon(STABILISER)
     alpha2_beta1 = AlphaBeta(2.0, 1.0)
     plus = Preset("epsilon-plus", "z-plus in convolutions, epsilon in dense layers", ZPlus(), epsilon)
-    alpha = Preset("epsilon-alpha2-beta1", "alpha-beta(2, 1) in convolutions, epsilon in dense layers", alpha2_beta1, epsilon)
+    alpha = Preset(
+        "epsilon-alpha2-beta1", "alpha-beta(2, 1) in convolutions, epsilon in dense layers", alpha2_beta1, epsilon
+    )
     gamma_box = Preset(
         "epsilon-gamma-box",
         "z-box in the first convolution, gamma(0.25) in the others, epsilon in dense layers; needs a box",
@@ -125,7 +127,10 @@ def _presets() -> dict[str, Preset]:
         replace(plus, name="epsilon-plus-flat", summary=f"flat in the first layer, then {plus.summary}", first=Flat()),
         alpha,
         replace(
-            alpha, name="epsilon-alpha2-beta1-flat", summary=f"flat in the first layer, then {alpha.summary}", first=Flat()
+            alpha,
+            name="epsilon-alpha2-beta1-flat",
+            summary=f"flat in the first layer, then {alpha.summary}",
+            first=Flat(),
         ),
         gamma_box,
         _uniform("alpha1-beta0", "alpha-beta(1, 0) in every linear layer", AlphaBeta(1.0, 0.0)),

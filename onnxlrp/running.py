@@ -162,7 +162,7 @@ class ForwardRun:
         value = find_tensor(model.graph, self.forward.output.tensor.name or "", "tensor")
         del model.graph.outputs[:]
         model.graph.outputs.append(value)
-        feeding = Feeding(model.graph.inputs, self.forward.feeding.batched, self.batch_size)
+        feeding = Feeding(model.graph.inputs, self.forward.output, self.batch_size)
         return Session(model, self.forward.providers), feeding
 
     def __call__(self, feeds: Arrays, resolved: Resolved, samples: int, progress: Progress | None) -> Found:

@@ -27,7 +27,10 @@ class Seed:
 
 
 def emit_seed(emit: Emit, output: Output, target: ir.Value, seed: ir.Value, *, times_output: bool) -> Seed:
-    """Where the relevance graph starts.  target : int64 (1,) or (batch,)        seed : float, broadcastable to the output"""
+    """Where the relevance graph starts.
+
+    target : int64 (1,) or (batch,)        seed : float, broadcastable to the output
+    """
     tensor = output.tensor
     floats = tensor if tensor.dtype == ir.DataType.FLOAT else emit.Cast(tensor, to=ir.DataType.FLOAT)
     asked_shape = emit.Shape(output.asked)

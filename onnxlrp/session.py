@@ -59,7 +59,9 @@ class Session:
         self.outputs = [value.name for value in self._session.get_outputs()]
 
     @classmethod
-    def of_file(cls, source: str | Path | bytes | onnx.ModelProto, providers: str | Sequence[str] | None = None) -> Session:
+    def of_file(
+        cls, source: str | Path | bytes | onnx.ModelProto, providers: str | Sequence[str] | None = None
+    ) -> Session:
         """The model exactly as it is, with no stage of ours in between."""
         session = cls.__new__(cls)
         wanted, session.notes = choose_providers(providers)

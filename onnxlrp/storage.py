@@ -1,8 +1,8 @@
 """Files in and out without copying weights: a model travels as a small skeleton plus tensors that stay where they are.
 
-A *skeleton* is a `ModelProto` whose large initialisers are marked as external. On reading, they point into the very file
-they came from (an offset into the `.onnx`, mapped lazily); on writing, their bytes are streamed from there into the new
-file. So a 500 MB model costs the kilobytes of its graph from reading to saving.
+A *skeleton* is a `ModelProto` whose large initialisers are marked as external. On reading, they point into the very
+file they came from (an offset into the `.onnx`, mapped lazily); on writing, their bytes are streamed from there into
+the new file. So a 500 MB model costs the kilobytes of its graph from reading to saving.
 Wire format: protobuf encoding guide, "message structure"; field numbers: onnx.proto (ModelProto.graph = 7,
 GraphProto.initializer = 5, TensorProto.float_data = 4, raw_data = 9, external_data = 13, data_location = 14).
 """
@@ -227,9 +227,7 @@ def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _model_with_weights(
-    proto: onnx.ModelProto, weights: dict[str, ir.TensorProtocol]
-) -> Iterator[bytes | memoryview]:
+def _model_with_weights(proto: onnx.ModelProto, weights: dict[str, ir.TensorProtocol]) -> Iterator[bytes | memoryview]:
     """The bytes of a complete model: everything small, then each large tensor's header and its bytes."""
     kept = [tensor for tensor in proto.graph.initializer if tensor.name not in weights]
     del proto.graph.initializer[:]

@@ -28,8 +28,32 @@ class Resolved:
     shown: str = ""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a target is looked up in.
+
+    shape : of the output, symbolic dimensions as names        samples : in this call        labels : of the classes
+    """
+
+    shape: tuple[Dimension, ...]
+    output: Output
+    samples: int
+    labels: Sequence[str] | None
+
+    @property
+    def axis(self) -> int:
+        """The class axis."""
+        return 1 if self.output.batched else 0
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes there are; None when only run time can tell."""
+        size = self.shape[self.axis] if len(self.shape) > self.axis else 1
+        return size if isinstance(size, int) else None
+
+
 def resolve(
-    target: Target, shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None
+    target: Target, shape: Sequence[Dimension], output: Output, samples: int, labels: Sequence[str] | None
 ) -> Resolved:
     """Turn a target into the two inputs of the compiled model.
 
@@ -38,23 +62,23 @@ def resolve(
     shape   : of the output, symbolic dimensions as names        samples : in this call
     Errors: ChoiceError for an index out of range or an unknown label; InputError for a seed that does not fit.
     """
+    scores = Scores(tuple(shape), output, samples, labels)
     if target is None:
         return Resolved(np.array([LARGEST], np.int64), np.ones(1, np.float32), "largest")
     if isinstance(target, str):
-        return _by_label(target, shape, batched, samples, labels)
+        return _by_label(target, scores)
     if isinstance(target, np.floating):
         target = np.asarray(target)
     if _is_index(target):
-        index = _in_range(int(target), _class_count(shape, batched))
-        return Resolved(np.array([index], np.int64), np.ones(1, np.float32), _shown(index, labels))
+        return _one_class(int(target), scores)
     if isinstance(target, tuple) and len(target) == 2 and all(isinstance(t, str) for t in target):
-        return _contrast(target[0], target[1], shape, batched, samples, labels)
+        return _contrast(target[0], target[1], scores)
     if isinstance(target, tuple):
-        return _full_index(target, shape, batched, samples)
+        return _full_index(target, scores)
     if isinstance(target, np.ndarray) and target.dtype.kind == "f":
-        return Resolved(np.array([EVERYTHING], np.int64), _fitting_seed(target, shape, batched, samples), "seed array")
+        return Resolved(np.array([EVERYTHING], np.int64), _fitting_seed(target, scores), "seed array")
     if isinstance(target, list) or (isinstance(target, np.ndarray) and target.ndim == 1):
-        return _per_sample(list(target), shape, batched, samples, labels)
+        return _per_sample(list(target), scores)
     raise _no_target(target)
 
 
@@ -66,53 +90,51 @@ def _no_target(target: Any) -> ChoiceError:
     return ChoiceError(f"{target!r} is no target: give an index, a label, a list of them, or a float array.")
 
 
-def _per_sample(
-    targets: list[Any], shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None
-) -> Resolved:
-    if len(targets) != samples:
-        raise ChoiceError(f"{len(targets)} targets were given for {samples} samples: one per sample, or one for all.")
+def _one_class(index: int, scores: Scores) -> Resolved:
+    checked = _in_range(index, scores.classes)
+    return Resolved(np.array([checked], np.int64), np.ones(1, np.float32), _shown(checked, scores.labels))
+
+
+def _per_sample(targets: list[Any], scores: Scores) -> Resolved:
+    if len(targets) != scores.samples:
+        raise ChoiceError(
+            f"{len(targets)} targets were given for {scores.samples} samples: one per sample, or one for all."
+        )
     strange = [t for t in targets if not isinstance(t, str) and not _is_index(t)]
     if strange:
         raise _no_target(strange[0])
-    indices = [index_of(t, labels) if isinstance(t, str) else int(t) for t in targets]
-    count = _class_count(shape, batched)
-    checked = np.array([_in_range(index, count) for index in indices], np.int64)
-    return Resolved(checked, np.ones(1, np.float32), ", ".join(_shown(int(i), labels) for i in checked[:8]))
+    indices = [index_of(t, scores.labels) if isinstance(t, str) else int(t) for t in targets]
+    checked = np.array([_in_range(index, scores.classes) for index in indices], np.int64)
+    return Resolved(checked, np.ones(1, np.float32), ", ".join(_shown(int(i), scores.labels) for i in checked[:8]))
 
 
-def _by_label(
-    text: str, shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None
-) -> Resolved:
-    if (labels is not None and text in labels) or text.lstrip("-").isdigit():
-        index = _in_range(index_of(text, labels), _class_count(shape, batched))
-        return Resolved(np.array([index], np.int64), np.ones(1, np.float32), _shown(index, labels))
+def _by_label(text: str, scores: Scores) -> Resolved:
+    labels = scores.labels
+    if _is_label(text.lstrip("-"), None) or _is_label(text, labels):
+        return _one_class(index_of(text, labels), scores)
     for position, character in enumerate(text):
         left, right = text[:position].strip(), text[position + 1 :].strip()
         if character == "-" and _is_label(left, labels) and _is_label(right, labels):
-            return _contrast(left, right, shape, batched, samples, labels)
-    index = index_of(text, labels)
-    return Resolved(np.array([index], np.int64), np.ones(1, np.float32), _shown(index, labels))
+            return _contrast(left, right, scores)
+    return _one_class(index_of(text, labels), scores)
 
 
-def _contrast(
-    plus: str, minus: str, shape: Sequence[Dimension], batched: bool, samples: int, labels: Sequence[str] | None
-) -> Resolved:
+def _contrast(plus: str, minus: str, scores: Scores) -> Resolved:
     """+1 at one class, −1 at the other."""
-    count = _class_count(shape, batched)
-    axis = 1 if batched else 0
-    if count is None or len(shape) <= axis:
-        raise ChoiceError(f"A contrast needs an output with a known number of classes; it is {list(shape)}.")
-    seed = np.zeros([count if i == axis else 1 for i in range(len(shape))], np.float32)
-    indices = [_in_range(index_of(label, labels), count) for label in (plus, minus)]
+    axis, rank, count = scores.axis, len(scores.shape), scores.classes
+    if count is None or rank <= axis:
+        raise ChoiceError(f"A contrast needs an output with a known number of classes; it is {list(scores.shape)}.")
+    seed = np.zeros([count if i == axis else 1 for i in range(rank)], np.float32)
+    indices = [_in_range(index_of(label, scores.labels), count) for label in (plus, minus)]
     for index, value in zip(indices, (1.0, -1.0), strict=True):
-        seed[tuple(index if i == axis else 0 for i in range(len(shape)))] += value
-    shown = " − ".join(_shown(index, labels) for index in indices)
+        seed[tuple(index if i == axis else 0 for i in range(rank))] += value
+    shown = " − ".join(_shown(index, scores.labels) for index in indices)
     return Resolved(np.array([EVERYTHING], np.int64), seed, shown)
 
 
-def _full_index(index: tuple[Any, ...], shape: Sequence[Dimension], batched: bool, samples: int) -> Resolved:
+def _full_index(index: tuple[Any, ...], scores: Scores) -> Resolved:
     """One element of every sample."""
-    dims = list(shape[1:] if batched else shape)
+    dims = list(scores.shape[scores.axis :])
     if len(index) != len(dims):
         raise ChoiceError(f"target={index} has {len(index)} indices; one sample of the output has {len(dims)}: {dims}.")
     checked = [_in_range(int(i), d if isinstance(d, int) else None) for i, d in zip(index, dims, strict=True)]
@@ -122,7 +144,7 @@ def _full_index(index: tuple[Any, ...], shape: Sequence[Dimension], batched: boo
         )
     seed = np.zeros([int(d) for d in dims if isinstance(d, int)], np.float32)
     seed[tuple(checked)] = 1.0
-    return Resolved(np.array([EVERYTHING], np.int64), seed[None] if batched else seed, str(index))
+    return Resolved(np.array([EVERYTHING], np.int64), seed[None] if scores.output.batched else seed, str(index))
 
 
 def index_of(label: str, labels: Sequence[str] | None) -> int:
@@ -142,12 +164,6 @@ def _is_label(text: str, labels: Sequence[str] | None) -> bool:
     return text.isdigit() or (labels is not None and text in labels)
 
 
-def _class_count(shape: Sequence[Dimension], batched: bool) -> int | None:
-    axis = 1 if batched else 0
-    size = shape[axis] if len(shape) > axis else 1
-    return size if isinstance(size, int) else None
-
-
 def _in_range(index: int, count: int | None) -> int:
     if index < 0 or (count is not None and index >= count):
         limit = f"0 to {count - 1}" if count is not None else "0 and above"
@@ -155,11 +171,11 @@ def _in_range(index: int, count: int | None) -> int:
     return index
 
 
-def _fitting_seed(
-    seed: np.ndarray[Any, Any], shape: Sequence[Dimension], batched: bool, samples: int
-) -> np.ndarray[Any, Any]:
+def _fitting_seed(seed: np.ndarray[Any, Any], scores: Scores) -> np.ndarray[Any, Any]:
     """Errors: InputError; the batch axis may be 1 for all samples alike."""
-    wanted = [samples, *shape[1:]] if batched and len(shape) else list(shape)
+    batched, wanted = scores.output.batched, list(scores.shape)
+    if batched and scores.output.counted and wanted:
+        wanted[0] = scores.samples
     fits = seed.ndim == len(wanted) and all(
         not isinstance(d, int) or d == s or (batched and i == 0 and s == 1)
         for i, (d, s) in enumerate(zip(wanted, seed.shape, strict=True))

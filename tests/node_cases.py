@@ -69,7 +69,7 @@ class Case:
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE}
 
 
-class NotUsable(Exception):  # noqa: N818 - no error: the reason why a case says nothing about a gradient
+class NotUsable(Exception):
     """Why a case of the suite is left out."""
 
 

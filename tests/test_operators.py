@@ -94,7 +94,7 @@ def check_operator(op_type: str) -> Tally:
 # --- the check -------------------------------------------------------------------------------------------------------
 
 
-class NoDirection(Exception):  # noqa: N818 - no error: the case has no point at which it is smooth
+class NoDirection(Exception):
     """Why finite differences say nothing here."""
 
 

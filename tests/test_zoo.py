@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import SHARED, needs
 
 from onnxlrp.checks import verify
 from onnxlrp.errors import Unsupported
-
-from shared import SHARED, needs
 
 ZOO = SHARED / "zoo"
 

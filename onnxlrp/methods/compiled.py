@@ -77,10 +77,14 @@ PASSES: dict[str, Pass] = {
     for method in (
         Pass("lrp", "layer-wise relevance propagation, Σ R = f(x)", None, times_output=True, merge=True),
         Pass("gradient", "∂f/∂x, signed", gradient_everywhere),
-        Pass("sensitivity", "|∂f/∂x|, eq. (1) of Samek et al. 2017", gradient_everywhere, signed=False, reduce=_absolute),
+        Pass(
+            "sensitivity", "|∂f/∂x|, eq. (1) of Samek et al. 2017", gradient_everywhere, signed=False, reduce=_absolute
+        ),
         Pass("gradient-x-input", "x ⊙ ∂f/∂x", gradient_everywhere, reduce=_times_input),
         Pass("guided-backprop", "gradient through positive paths (Springenberg et al. 2015)", _at_relus(GuidedRelu())),
         Pass("deconvnet", "deconvolution (Zeiler and Fergus 2014)", _at_relus(DeconvnetRelu())),
-        Pass("deeplift", "DeepLIFT, rescale rule (Shrikumar et al. 2017)", rescale_everywhere, merge=True, reference=True),
+        Pass(
+            "deeplift", "DeepLIFT, rescale rule (Shrikumar et al. 2017)", rescale_everywhere, merge=True, reference=True
+        ),
     )
 }

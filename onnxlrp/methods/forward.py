@@ -39,7 +39,9 @@ class Occlusion:
         step = _per_axis(self.stride, shape, "stride", [max(1, w // 2) if self.window is None else w for w in size])
         if any(s > w for s, w in zip(step, size, strict=True)):
             raise ChoiceError(f"occlusion: the stride {step} exceeds the window {size}, so cells would be left out.")
-        starts = [range(0, max(1, -(-max(n - w, 0) // s) * s + 1), s) for n, w, s in zip(shape, size, step, strict=True)]
+        starts = [
+            range(0, max(1, -(-max(n - w, 0) // s) * s + 1), s) for n, w, s in zip(shape, size, step, strict=True)
+        ]
         return [tuple(slice(b, b + w) for b, w in zip(begin, size, strict=True)) for begin in product(*starts)]
 
     def count(self, x: Arrays) -> int:
@@ -146,5 +148,7 @@ def _per_axis(given: int | Sequence[int] | None, shape: Sequence[int], what: str
         return list(default)
     sizes = [given] * len(shape) if isinstance(given, int) else [int(g) for g in given]
     if len(sizes) != len(shape) or any(s < 1 for s in sizes):
-        raise ChoiceError(f"{what}={given}: one sample has {len(shape)} axes {list(shape)}; give one positive number each.")
+        raise ChoiceError(
+            f"{what}={given}: one sample has {len(shape)} axes {list(shape)}; give one positive number each."
+        )
     return [min(s, n) for s, n in zip(sizes, shape, strict=True)]

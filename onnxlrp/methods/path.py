@@ -101,7 +101,9 @@ def _baseline(given: Any, name: str, array: np.ndarray[Any, Any]) -> np.ndarray[
         return np.broadcast_to(np.asarray(value, np.float64), array.shape)
     except ValueError:
         shape = list(np.shape(value))
-        raise InputError(f"The baseline has shape {shape}, and '{name}' {list(array.shape)}: it has to broadcast.") from None
+        raise InputError(
+            f"The baseline has shape {shape}, and '{name}' {list(array.shape)}: it has to broadcast."
+        ) from None
 
 
 def _gauss_legendre(steps: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -1,4 +1,4 @@
-"""Half-precision models compute in float32: relevance needs the range, and onnxruntime's CPU provider does so anyway."""
+"""Half-precision models compute in float32: relevance needs the range, and onnxruntime does so on the CPU anyway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules: per operator its gradient and how relevance crosses it; the decompositions that every linear operator shares."""
+"""Rules: per operator its gradient and how relevance crosses it; decompositions that every linear operator shares."""
 
 from onnxlrp.rules import (  # noqa: F401 - importing registers
     arithmetic,

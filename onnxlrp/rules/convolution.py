@@ -67,7 +67,7 @@ class Window:
 def same_pads(
     step: Step, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], auto_pad: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Explicit pads of auto_pad SAME_*: the output has ⌈input / stride⌉ elements, an odd cell goes to the named side."""
+    """Explicit pads of auto_pad SAME_*: ⌈input / stride⌉ elements come out, an odd cell goes to the named side."""
     sizes = step.dims(0)[2:]
     totals = []
     for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
@@ -137,9 +137,7 @@ def flip_space(emit: Emit, w: ir.Value, axes: int) -> ir.Value:
     return emit.Slice(w, [-1] * axes, [-(2**31)] * axes, count, [-1] * axes)
 
 
-def _output_padding(
-    window: Window, sizes: Sequence[Dimension], out: Sequence[Dimension]
-) -> list[int] | None:
+def _output_padding(window: Window, sizes: Sequence[Dimension], out: Sequence[Dimension]) -> list[int] | None:
     """x − ((y − 1)·stride − pads + d·(k − 1) + 1) per axis; None unless static and allowed by the operator."""
     padding = []
     for i, (x, y) in enumerate(zip(sizes, out, strict=False)):

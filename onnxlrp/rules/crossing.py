@@ -1,6 +1,6 @@
 """Crossing one layer: the machine that every decomposition is fed to.
 
-    z = Σ forward(part, weight) + bias part     s = R / stabilise(z)     R_x = Σ part ⊙ adjoint(s, weight)
+z = Σ forward(part, weight) + bias part     s = R / stabilise(z)     R_x = Σ part ⊙ adjoint(s, weight)
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ STABILISER = 1e-6
 """Added to every denominator that is not the epsilon rule's own."""
 
 
-def cross(
-    step: Step, linear: LinearMap, bracket: Bracket, relevance: ir.Value, eps: float
-) -> Contribution:
+def cross(step: Step, linear: LinearMap, bracket: Bracket, relevance: ir.Value, eps: float) -> Contribution:
     """One bracket of a decomposition: its denominator, then each part's share."""
     emit = step.emit
     parts = []

@@ -2,9 +2,9 @@
 
     z = Σ forward(part, weight) + bias part     s = R / stabilise(z)     R_x = Σ part ⊙ adjoint(s, weight)
 
-With x⁺ = max(x, 0) and x⁻ = min(x, 0), likewise for weights and biases. A decomposition is a sum of *brackets*; each has
-its own z. Sources: Bach et al. 2015 (epsilon, alpha-beta), Montavon et al. 2017 (z-plus, z-box, w-square), Montavon et
-al. 2019 (gamma; here generalised to signed inputs), Lapuschkin et al. 2017 (flat).
+With x⁺ = max(x, 0) and x⁻ = min(x, 0), likewise for weights and biases. A decomposition is a sum of *brackets*; each
+has its own z. Sources: Bach et al. 2015 (epsilon, alpha-beta), Montavon et al. 2017 (z-plus, z-box, w-square),
+Montavon et al. 2019 (gamma; here generalised to signed inputs), Lapuschkin et al. 2017 (flat).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Decomposition(Rule):
         linear = operator.linear_map(step, step.signals[0])
         if linear.signed and self.needs_weights:
             raise Unsupported(
-                f"The rule '{self}' looks at the sign of each weight, and the weights of {step.unit} stand in no tensor. "
+                f"The rule '{self}' looks at the sign of each weight; those of {step.unit} stand in no tensor. "
                 "Rules that fit it: epsilon, pass, gradient, stop."
             )
         if step.account is not None and self.drops_zero:
@@ -194,14 +194,10 @@ class AlphaBeta(Decomposition):
         )
 
     def brackets(self, step: Step, linear: LinearMap) -> Sequence[Bracket]:
-        speaking_for = Bracket(
-            (Term(positive, plus), Term(negative, minus)), plus, coefficient=self.alpha
-        )
+        speaking_for = Bracket((Term(positive, plus), Term(negative, minus)), plus, coefficient=self.alpha)
         if self.beta == 0:
             return [speaking_for]
-        speaking_against = Bracket(
-            (Term(positive, minus), Term(negative, plus)), minus, coefficient=-self.beta
-        )
+        speaking_against = Bracket((Term(positive, minus), Term(negative, plus)), minus, coefficient=-self.beta)
         return [speaking_for, speaking_against]
 
 

@@ -185,7 +185,9 @@ def einsum(step: Step) -> Bilinear:
     terms, result = _equation(step)
     if len(terms) == 1:
         back = _einsum_back(step, result, [], terms[0], 0)
-        return Bilinear(forward=lambda x, _: emit.Einsum(x, equation=f"{terms[0]}->{result}"), adjoint=lambda s, _: back(s))
+        return Bilinear(
+            forward=lambda x, _: emit.Einsum(x, equation=f"{terms[0]}->{result}"), adjoint=lambda s, _: back(s)
+        )
     if len(terms) != 2:
         raise Unsupported(f"Einsum with {len(terms)} operands has no rule; split it into products of two.")
     a, b = terms
@@ -259,7 +261,9 @@ def batch_norm_scale_and_shift(step: Step) -> tuple[ir.Value, ir.Value]:
 def batch_normalization(step: Step) -> Bilinear:
     """z = scale·x + shift per channel (inference form)."""
     if step.attribute("training_mode", 0):
-        raise Unsupported("BatchNormalization in training mode normalises by its batch; export the model for inference.")
+        raise Unsupported(
+            "BatchNormalization in training mode normalises by its batch; export the model for inference."
+        )
     emit, rank = step.emit, step.rank(0)
     scale, shift = batch_norm_scale_and_shift(step)
     axis = min(1, rank - 1)

@@ -1,7 +1,7 @@
 """Rules by name: written the same in Python, on the command line and in TOML.
 
-    epsilon(1e-6) · gamma(0.25) · alpha-beta(2, 1) · z-plus · z-box(-3, 3) · w-square · flat · pass · gradient · stop ·
-    winner-takes-all · route · gate(1)
+epsilon(1e-6) · gamma(0.25) · alpha-beta(2, 1) · z-plus · z-box(-3, 3) · w-square · flat · pass · gradient · stop ·
+winner-takes-all · route · gate(1)
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from onnxlrp.rules.step import Step
 
 @dataclass(frozen=True)
 class Term:
-    """factor · forward(part(x), weighted(w)): one product in a bracket. `part` gives None for a part that is all zero."""
+    """factor · forward(part(x), weighted(w)), one product in a bracket; `part` gives None for what is all zero."""
 
     part: Callable[[Step, LinearMap], Contribution]
     weighted: Callable[[Emit, Contribution], Contribution]
@@ -41,7 +41,7 @@ class Bracket:
     unmodified: bool = False
 
 
-# --- of inputs, weights and biases -------------------------------------------------------------------------------------
+# --- of inputs, weights and biases -----------------------------------------------------------------------------------
 
 
 def whole(step: Step, linear: LinearMap) -> Contribution:

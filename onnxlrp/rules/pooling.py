@@ -127,7 +127,7 @@ def global_average_pool(step: Step) -> Bilinear:
 
 
 def winner_indices(step: Step) -> ir.Value:
-    """Flat positions of the maxima over the whole tensor (batch and channels included), from the forward node itself."""
+    """Flat positions of the maxima in the whole tensor (batch and channels included), from the forward node itself."""
     node = step.unit.node
     if step.attribute("storage_order", 0) or step.raw(0) is not node.inputs[0]:
         attributes = step.given_attributes | {"storage_order": 0}

@@ -1,4 +1,4 @@
-"""Quantised models: the explanation is of the deployed integers, seen as the numbers they stand for; rounding passes."""
+"""Quantised models: the deployed integers are explained as the numbers they stand for; rounding passes."""
 
 from __future__ import annotations
 

@@ -144,9 +144,7 @@ def cum_prod_parts(step: Step, relevance: ir.Value) -> list[Contribution]:
     return [_sum_back(step, step.emit.quotient(relevance, count, 0.0)), None]
 
 
-@general(
-    "CumProd", relevance=cum_prod_parts, nonnegative=Keeps.INPUTS, source="equal parts", conserves="up to bias"
-)
+@general("CumProd", relevance=cum_prod_parts, nonnegative=Keeps.INPUTS, source="equal parts", conserves="up to bias")
 def cum_prod(step: Step, g: ir.Value) -> list[Contribution]:
     """Σ_{k ≥ i} g_k y_k / x_i; at the first zero the products are taken without it, beyond it they are all zero."""
     emit, axis, forward = step.emit, step.raw(1), _directions(step, back=False)

@@ -26,7 +26,7 @@ from onnxlrp.rules.step import Step
 
 Contribution = ir.Value | None
 Vjp = Callable[[Step, Any], Sequence[Contribution]]
-"""(step, cotangent) → one cotangent per operand, None where nothing flows. With several outputs: a tuple of cotangents."""
+"""(step, cotangent) → one cotangent per operand, None where nothing flows; with several outputs a tuple goes in."""
 
 OURS = "onnxlrp"
 """Domain of merged units (never written to a model)."""
@@ -274,7 +274,9 @@ def _bilinear_map(
             operand, step.x(operand), fixed, bias, lambda w, x: declared.forward(_value(x), w), swapped, step.y()
         )
     if operand != addend or declared.bias_adjoint is None:
-        raise Unsupported(f"Operand {operand} of {step.unit} has a gradient and no relevance rule; use a gradient method.")
+        raise Unsupported(
+            f"Operand {operand} of {step.unit} has a gradient and no relevance rule; use a gradient method."
+        )
     z = step.y()
     b = step.x(operand)
     spread = declared.bias_adjoint
