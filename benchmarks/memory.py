@@ -32,10 +32,8 @@ def main() -> None:
     explainer.save(choices.folder / "explainer.onnx")
     extra = peak_megabytes() - before
     written = (choices.folder / "explainer.onnx").stat().st_size / 2**20
-    print(
     print(f"{choices.model}: file {size:.0f} MB, explainer {written:.0f} MB")
     print(f"extra memory {extra:.0f} MB = {extra / size:.2f} × file")
-    )
 
 
 if __name__ == "__main__":

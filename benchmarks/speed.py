@@ -63,10 +63,8 @@ def main() -> None:
     for preset in choices.preset or ["epsilon"]:
         for batch in choices.batch or [1, 8]:
             forward, joint, ratio = compare(path, preset, batch, choices.rounds, choices.provider)
-            print(
-                times = f"forward {forward * 1e3:8.1f} ms  joint {joint * 1e3:8.1f} ms"
-                print(f"  {preset:<22} batch {batch:<3} {times}  ratio {ratio:.2f}")
-            )
+            times = f"forward {forward * 1e3:8.1f} ms  joint {joint * 1e3:8.1f} ms"
+            print(f"  {preset:<22} batch {batch:<3} {times}  ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":
