@@ -37,7 +37,14 @@ METHODS = {
     "integrated gradients": ("integrated-gradients", {"steps": 20}),
     "occlusion": ("occlusion", {"window": (3, 32, 32), "stride": (3, 16, 16)}),
 }
-SHOWN = ("sensitivity", "gradient × input", "LRP epsilon-plus", "LRP epsilon-alpha2-beta1", "integrated gradients")
+SHOWN = (
+    "sensitivity",
+    "gradient × input",
+    "LRP epsilon-plus",
+    "LRP epsilon-alpha2-beta1",
+    "LRP epsilon-gamma-box",
+    "integrated gradients",
+)
 SCORES_SHOWN = ("relative", "logit")
 START, END = "<!-- images: written by benchmarks/paper/images.py -->", "<!-- images: end -->"
 EVERY = 3
@@ -110,7 +117,7 @@ def draw(measured: dict[str, Curves]) -> Figure:
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             for edge in ("top", "right"):
                 axis.spines[edge].set_visible(False)
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="lower right")
     return drawing
 
 
