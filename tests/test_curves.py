@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from importlib.resources import files
@@ -680,3 +681,14 @@ def test_mistakes_are_one_message_and_exit_2(demo: Path, curve: Callable[..., An
     result = curve(demo / "circle.png", *words)
     assert result.exit_code == 2
     assert message in result.stderr and "Traceback" not in result.output
+
+
+def test_the_python_of_the_page_runs(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo)
+    (demo / "shapes.onnx").rename(demo / "model.onnx")
+    (demo / "shapes.toml").rename(demo / "model.toml")
+    page = (Path(__file__).parents[1] / "docs" / "curves.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block, {})
