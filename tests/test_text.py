@@ -225,14 +225,15 @@ def test_explain_writes_words_for_a_text(folder: Path) -> None:
     assert [one.path.name for one in found.skipped] == ["empty.txt"]
 
 
-def test_the_sample_model_sees_the_shuttle(tmp_path: Path) -> None:
-    """sample_models/topics_textcnn: what speaks for sci.space are its words, and hockey speaks against."""
-    folder = Path(__file__).parents[1] / "sample_models" / "topics_textcnn"
+@pytest.mark.parametrize("name", ["topics_textcnn", "topics_lstm"])
+def test_the_sample_models_see_the_shuttle(tmp_path: Path, name: str) -> None:
+    """What speaks for sci.space are its words, and hockey speaks against."""
+    folder = Path(__file__).parents[1] / "sample_models" / name
     model = read(folder / "model.onnx")
     meaning = meaning_of(model, {})
     explainer = onnxlrp.Explainer(model, providers="cpu", labels=meaning.sidecar.labels)
     (entry,) = Gallery([explainer], meaning, tmp_path).explain([folder / "orbit.txt"]).entries
     assert entry.predictions[0].label == "sci.space"
-    words = dict(entry.words[0].strongest(10))
-    assert {"shuttle", "launch", "orbit"} <= words.keys()
+    words = dict(entry.words[0].strongest(100))
     assert min(words["shuttle"], words["launch"], words["orbit"]) > 0 > words["hockey"]
+    assert {"launch", "hockey"} <= set(list(words)[:5])
