@@ -117,6 +117,7 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
       onnxlrp curve model.onnx photos/ -o curve --order morf --order lerf --score logit --resume
       onnxlrp curve model.onnx photos/ -o curve --min-over-random 0.5
     """
+    _check(given)
     paths = expand(files)
     choices = Choices.of(given)
     read, meaning = read_model(model, choices)
@@ -154,6 +155,14 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
         warn([meaning.warning] if meaning.warning else [])
         _print(curves, score, folder, names, document.get("metrics"))
     _leave(curves, gap, score, holds, given["min_over_random"])
+
+
+def _check(given: dict[str, Any]) -> None:
+    """What can be refused before hours are spent."""
+    if given["score"] == "accuracy" and given["labels_file"] is None:
+        raise ChoiceError("--score accuracy needs the true class of every sample: give --labels-file.")
+    if given["min_over_random"] is not None and "morf" not in given["orders"]:
+        raise ChoiceError("--min-over-random compares most relevant first with random: leave --order morf in.")
 
 
 def _protocol(given: dict[str, Any], explainer: Explainer, meaning: Meaning) -> Protocol:
@@ -230,11 +239,7 @@ def _gap(curves: Curves, score: str) -> Band | None:
 
 
 def _holds(gap: Band | None, minimum: float | None) -> bool:
-    if minimum is None:
-        return True
-    if gap is None:
-        raise ChoiceError("--min-over-random compares most relevant first with random: leave --order morf in.")
-    return bool(gap.mean >= minimum)
+    return minimum is None or gap is None or bool(gap.mean >= minimum)
 
 
 def _print(curves: Curves, score: str, folder: Path, names: list[str], metrics: Any) -> None:

@@ -673,6 +673,7 @@ def test_a_table_of_classes_that_does_not_fit_says_where(tmp_path: Path) -> None
         (["--region", "big"], "--region 'big'"),
         (["--replace", "permutation"], "background"),
         (["--score", "accuracy"], "--labels-file"),
+        (["--order", "lerf", "--min-over-random", "1"], "leave --order morf in"),
         (["--region", "T=1"], "no axis 'T'"),
     ],
     ids=str,
