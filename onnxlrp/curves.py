@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,81 +24,19 @@ from onnxlrp.curve_store import Record, Store, digest_of
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.explain import Explainer
-from onnxlrp.perturb import Array, Removal, Surroundings, replacement
+from onnxlrp.perturb import Array, Removal, replacement
 from onnxlrp.predictor import Predictor, Scores
-from onnxlrp.regions import Regions, Size, ranked, regions_for
+from onnxlrp.protocol import FILL, ORDER, RANDOM, TIES, Protocol, random_of, surroundings
+from onnxlrp.regions import Regions, ranked, regions_for
 from onnxlrp.samples import Skipped
 from onnxlrp.session import Arrays
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION
 
-ORDERS = ("morf", "lerf")
-RANDOM = "random"
-SPATIAL = "HWLTD"
-
-FILL, ORDER, TIES = 0, 1, 2
-"""What a random number is for: each purpose has its own stream."""
-
 MANY = 4
 """Batches that one sample has to fill by itself, so that what its last batch lacks costs little."""
 
-Progress = Callable[[float, float], None]
 Label = Callable[[Sample], int]
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a curve is measured.
-
-    steps   : regions that are replaced, one after another        orders : "morf", "lerf" or both
-    region  : see `regions_for`; or `labels`, which gives a sample's label map (words, superpixels), under `labels_name`
-    replace : see `REPLACEMENTS`        around : what the replacement needs to know
-    repeats : replacements drawn per sample        baseline : whether random order is measured as well
-    picture : (height, width) of a flattened picture
-    """
-
-    steps: int = 50
-    region: Size = 9
-    replace: str = "uniform"
-    orders: tuple[str, ...] = ("morf",)
-    repeats: int = 1
-    seed: int = 0
-    baseline: bool = True
-    around: Surroundings = field(default_factory=Surroundings)
-    layout: str | None = None
-    picture: tuple[int, int] | None = None
-    labels: Callable[[Sample], Any] | None = None
-    labels_name: str = "grid"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "repeats"):
-            if getattr(self, name) < 1:
-                raise ChoiceError(f"{name}={getattr(self, name)}; at least 1 is needed.")
-        unknown = [order for order in self.orders if order not in ORDERS]
-        if unknown:
-            raise ChoiceError(f"There is no order '{unknown[0]}'; there are {', '.join(ORDERS)}, and random.")
-        replacement(self.replace, self.around)
-
-    def as_dict(self) -> dict[str, Any]:
-        """What the numbers depend on."""
-        around = self.around
-        background = None if around.background is None else digest_of({"background": around.background})
-        bounds = [None if b is None else np.asarray(b, np.float64).ravel().tolist() for b in (around.low, around.high)]
-        return {
-            "steps": self.steps,
-            "region": dict(self.region) if isinstance(self.region, Mapping) else self.region,
-            "regions": self.labels_name if self.labels is not None else "grid",
-            "replace": self.replace,
-            "box": bounds,
-            "value": around.value,
-            "sigma": around.sigma,
-            "background": background,
-            "orders": list(self.orders),
-            "repeats": self.repeats,
-            "seed": self.seed,
-            "baseline": self.baseline,
-            "layout": self.layout,
-        }
 
 
 def measure_curves(
@@ -383,11 +321,6 @@ class _Prepared:
         return random_of(seed, self.digest, repeat, purpose)
 
 
-def random_of(seed: int, digest: str, repeat: int, purpose: int) -> np.random.Generator:
-    """Random numbers from (seed, sample, repeat), never from the order of calls."""
-    return np.random.default_rng([seed, int(digest, 16), repeat, purpose])
-
-
 def _removed(one: _Prepared, order: NDArray[np.int64], removal: Removal) -> Iterator[Array]:
     tokens = one.regions.labels.reshape(len(one.x), -1)[:, 0]
     gone = np.zeros(len(one.x), np.bool_)
@@ -428,24 +361,4 @@ def _described(explainer: Explainer) -> dict[str, Any]:
     }
 
 
-def surroundings(
-    layout: str | None,
-    rank: int,
-    box: tuple[Any, Any] | None = None,
-    background: Array | None = None,
-    value: float = 0.0,
-    sigma: float = 10.0,
-) -> Surroundings:
-    """What is known of an input, for replacements.  layout : batch axis included or not        rank : of one sample"""
-    letters = (layout or "").replace("N", "")
-    spatial = tuple(i for i, letter in enumerate(letters) if letter in SPATIAL) if len(letters) == rank else ()
-    low, high = (_of_sample(bound, rank) for bound in box) if box is not None else (None, None)
-    return Surroundings(low, high, spatial, background, value, sigma)
-
-
-def _of_sample(bound: Any, rank: int) -> Array:
-    """A bound that broadcasts over batches as one that broadcasts over one sample."""
-    array = np.asarray(bound, np.float32)
-    if array.size == 1:
-        return array.reshape(())
-    return array[0] if array.ndim == rank + 1 else array
+__all__ = ["Label", "Protocol", "measure_curves", "surroundings"]

@@ -10,12 +10,12 @@ import numpy as np
 
 from onnxlrp import metrics
 from onnxlrp.curve_store import digest_of
-from onnxlrp.curves import FILL, Protocol, random_of
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
 from onnxlrp.perturb import Array, replacement
 from onnxlrp.predictor import Predictor
+from onnxlrp.protocol import FILL, Protocol, random_of
 from onnxlrp.regions import Regions, regions_for
 from onnxlrp.samples import Skipped
 from onnxlrp.target import Target
