@@ -234,7 +234,8 @@ class Explainer:
         types = {
             node.op_type for value in upstream(self._endpoints[0].tensor) if (node := value.producer()) is not None
         }
-        return default_preset(lambda op_type: op_type in types)
+        boxed = self.box is not None and all(_box_fits(self.box, value) for value in self._endpoints[1])
+        return default_preset(lambda op_type: op_type in types, boxed=boxed)
 
     def _require_floats(self) -> None:
         """Methods that move their input by small amounts need one that can be moved."""
@@ -391,6 +392,15 @@ def _known_box(sidecar: Sidecar) -> Box | None:
     if sidecar.box is None and sidecar.preprocessing is None and sidecar.scale is None:
         return None
     return sidecar.bounds()
+
+
+def _box_fits(box: Box, value: ir.Value) -> bool:
+    """Whether the bounds broadcast to an explained tensor."""
+    if value.shape is None:
+        return False
+    bounds = np.broadcast_shapes(np.shape(box[0]), np.shape(box[1]))
+    pairs = list(zip(bounds[::-1], list(value.shape)[::-1], strict=False))
+    return len(bounds) <= len(value.shape) and all(b == 1 or b == d for b, d in pairs)
 
 
 def _known_bias(bias: str) -> str:

@@ -197,10 +197,17 @@ def find_preset(name: str, box: Box | None = None, epsilon: float | None = None)
     return preset
 
 
-def default_preset(kinds: Callable[[str], bool]) -> str:
-    """The preset that suits a model's own operators; `kinds(op_type)` says whether it has one."""
+def default_preset(kinds: Callable[[str], bool], *, boxed: bool) -> str:
+    """The preset that suits a model's own operators.
+
+    kinds : says of an operator type whether the model has it        boxed : whether the input's box is known
+    For convolutions by measurement (docs/paper.md): on SqueezeNet all presets are good, on MobileNetV2, whose
+    bottlenecks carry both signs, epsilon-plus is no better than chance.
+    """
     if kinds("Softmax") and kinds("MatMul"):
         return "attnlrp"
     if kinds("LSTM") or kinds("GRU") or kinds("RNN"):
         return "lrp-lstm"
-    return "epsilon-plus" if kinds("Conv") else "epsilon"
+    if not kinds("Conv"):
+        return "epsilon"
+    return "epsilon-gamma-box" if boxed else "epsilon-alpha2-beta1"

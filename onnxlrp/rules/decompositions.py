@@ -270,6 +270,8 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, np.ndarray) and value.size == 1:
+        return f"{float(value.reshape(-1)[0]):g}"
     if isinstance(value, np.ndarray):
         return f"{value.reshape(-1).tolist()}" if value.size <= 4 else f"array{value.shape}"
     return f"{value:g}" if isinstance(value, float) else str(value)
