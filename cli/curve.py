@@ -10,18 +10,18 @@ import click
 import numpy as np
 
 from onnxlrp import Explainer
-from onnxlrp.curve_statistics import SCORES, Band, Curves
-from onnxlrp.curve_store import hash_of
 from onnxlrp.curves import measure_curves
 from onnxlrp.data import Meaning, Sample, expand
 from onnxlrp.errors import CheckFailed, ChoiceError, InputError
 from onnxlrp.files import require_writable
 from onnxlrp.metric_table import measure_metrics
-from onnxlrp.perturb import REPLACEMENTS
-from onnxlrp.protocol import ORDERS, RANDOM, Protocol, surroundings
-from onnxlrp.regions import Size
+from onnxlrp.perturbation.protocol import ORDERS, RANDOM, Protocol, surroundings
+from onnxlrp.perturbation.regions import Size
+from onnxlrp.perturbation.replacements import REPLACEMENTS
+from onnxlrp.perturbation.samples import Skipped, read_classes, samples_of
+from onnxlrp.perturbation.statistics import SCORES, Band, Curves
+from onnxlrp.perturbation.store import hash_of
 from onnxlrp.report.curve_files import document_of, write_curves, write_table
-from onnxlrp.samples import Skipped, read_classes, samples_of
 
 from .application import COMMANDS
 from .options import (

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.curve_statistics import Curves, Series
-from onnxlrp.curve_store import Record, Store, digest_of
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.explain import Explainer
-from onnxlrp.perturb import Array, Removal, replacement
-from onnxlrp.predictor import Predictor, Scores
-from onnxlrp.protocol import FILL, ORDER, RANDOM, TIES, Protocol, random_of, surroundings
-from onnxlrp.regions import Regions, ranked, regions_for
-from onnxlrp.samples import Skipped
+from onnxlrp.perturbation.predictor import Predictor, Scores
+from onnxlrp.perturbation.protocol import FILL, ORDER, RANDOM, TIES, Protocol, random_of, surroundings
+from onnxlrp.perturbation.regions import Regions, ranked, regions_for
+from onnxlrp.perturbation.replacements import Array, Removal, replacement
+from onnxlrp.perturbation.samples import Skipped
+from onnxlrp.perturbation.statistics import Curves, Series
+from onnxlrp.perturbation.store import Record, Store, digest_of
 from onnxlrp.session import Arrays
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION

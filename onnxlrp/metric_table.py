@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from onnxlrp import metrics
-from onnxlrp.curve_store import digest_of
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
-from onnxlrp.perturb import Array, replacement
-from onnxlrp.predictor import Predictor
-from onnxlrp.protocol import FILL, Protocol, random_of
-from onnxlrp.regions import Regions, regions_for
-from onnxlrp.samples import Skipped
+from onnxlrp.perturbation.predictor import Predictor
+from onnxlrp.perturbation.protocol import FILL, Protocol, random_of
+from onnxlrp.perturbation.regions import Regions, regions_for
+from onnxlrp.perturbation.replacements import Array, replacement
+from onnxlrp.perturbation.samples import Skipped
+from onnxlrp.perturbation.store import digest_of
 from onnxlrp.target import Target
 
 SLOPES = frozenset({"gradient", "sensitivity", "smoothgrad", "guided-backprop", "deconvnet", "finite-difference"})

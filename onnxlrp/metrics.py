@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlrp.errors import InputError
-from onnxlrp.regions import Regions, ranked
+from onnxlrp.perturbation.regions import Regions, ranked
 
 Array = NDArray[Any]
 Predict = Callable[[Array], Array]

@@ -23,14 +23,14 @@ from onnx import TensorProto
 from onnxlrp_cli import main
 
 from onnxlrp import ChoiceError, Explainer, InputError
-from onnxlrp.curve_statistics import Curves, Series, bootstrap
-from onnxlrp.curve_store import Record
 from onnxlrp.curves import Protocol, measure_curves, surroundings
 from onnxlrp.data.sample import Sample
-from onnxlrp.perturb import REPLACEMENTS, Removal, Surroundings, replacement
-from onnxlrp.predictor import Predictor, head_of
-from onnxlrp.regions import Regions, grid, ranked, regions_for
-from onnxlrp.samples import Skipped, read_classes
+from onnxlrp.perturbation.predictor import Predictor, head_of
+from onnxlrp.perturbation.regions import Regions, grid, ranked, regions_for
+from onnxlrp.perturbation.replacements import REPLACEMENTS, Removal, Surroundings, replacement
+from onnxlrp.perturbation.samples import Skipped, read_classes
+from onnxlrp.perturbation.statistics import Curves, Series, bootstrap
+from onnxlrp.perturbation.store import Record
 
 W = signed(np.random.default_rng(0), 6, 3)
 RANDOM, MORF, LERF = "random", "morf", "lerf"

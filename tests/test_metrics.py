@@ -15,8 +15,8 @@ from onnxlrp import Explainer, InputError, metrics, read
 from onnxlrp.curves import Protocol
 from onnxlrp.data.sample import Sample
 from onnxlrp.metric_table import measure_metrics
+from onnxlrp.perturbation.regions import Regions, regions_for
 from onnxlrp.randomise import randomisation, redrawn, weighted_layers
-from onnxlrp.regions import Regions, regions_for
 
 # --- what Quantus 0.6.0 was run on (torch 2.13.0, one sample at a time, its draws from our generator) -----------------
 

@@ -22,11 +22,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from onnxlrp import Explainer, read
-from onnxlrp.curve_statistics import FORMULAS, SCORES, Band, Curves, Series
 from onnxlrp.curves import Protocol, measure_curves, surroundings
 from onnxlrp.data import Sample, expand, meaning_of
+from onnxlrp.perturbation.samples import samples_of
+from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Band, Curves, Series
 from onnxlrp.report.curve_files import BASELINE, COLOURS, save_figure
-from onnxlrp.samples import samples_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")

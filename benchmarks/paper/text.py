@@ -27,10 +27,10 @@ sys.path.insert(0, str(ROOT / "sample_models"))
 from _newsgroups import encode, load_newsgroups  # noqa: E402
 
 from onnxlrp import Explainer  # noqa: E402
-from onnxlrp.curve_statistics import Curves, Series  # noqa: E402
 from onnxlrp.curves import Protocol, measure_curves  # noqa: E402
 from onnxlrp.data import Sample, Sidecar  # noqa: E402
 from onnxlrp.model import Model, read  # noqa: E402
+from onnxlrp.perturbation.statistics import Curves, Series  # noqa: E402
 from onnxlrp.report.curve_files import draw_curves, save_figure  # noqa: E402
 
 MODEL = ROOT / "sample_models" / "topics_textcnn" / "model.onnx"

@@ -12,9 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from onnxlrp.curve_statistics import FORMULAS, SCORES, Band, Curves, Series
 from onnxlrp.errors import ChoiceError
 from onnxlrp.files import atomic_write, write_json
+from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Band, Curves, Series
 from onnxlrp.report.summary import as_json
 from onnxlrp.version import VERSION
 

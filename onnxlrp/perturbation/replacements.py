@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlrp.errors import ChoiceError, InputError
-from onnxlrp.regions import Regions
+from onnxlrp.perturbation.regions import Regions
 
 Array = NDArray[Any]
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.curve_store import Record
 from onnxlrp.errors import ChoiceError
-from onnxlrp.samples import Skipped
+from onnxlrp.perturbation.samples import Skipped
+from onnxlrp.perturbation.store import Record
 
 Values = NDArray[np.float64]
 

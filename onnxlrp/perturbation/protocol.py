@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from onnxlrp.curve_store import digest_of
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import ChoiceError
-from onnxlrp.perturb import Array, Surroundings, replacement
-from onnxlrp.regions import Size
+from onnxlrp.perturbation.regions import Size
+from onnxlrp.perturbation.replacements import Array, Surroundings, replacement
+from onnxlrp.perturbation.store import digest_of
 
 ORDERS = ("morf", "lerf")
 RANDOM = "random"

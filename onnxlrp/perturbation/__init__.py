@@ -1,0 +1,1 @@
+"""What perturbation curves and metrics are made of: regions, replacements, the model as a function, protocol, store."""
