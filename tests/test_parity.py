@@ -58,3 +58,16 @@ def test_all_families_are_among_the_committed_cases() -> None:
     for folder in COMMITTED:
         families = {method["family"] for method in Case.read(folder).description["methods"].values()}
         assert families >= {"gradient", "integrated_gradients", "lrp"}
+
+
+@pytest.mark.skipif(not ELSEWHERE.exists(), reason="../shared/parity is not there")
+@pytest.mark.parametrize("name", ["bert_block", "vit_tiny", "vit_tiny_op13", "vit_tiny_op20"])
+def test_attention_agrees_with_lxt(name: str) -> None:
+    """AttnLRP and CP-LRP as LXT computes them, LayerNorm and GELU in one node or in nine.
+
+    Its ε of 1e-12 makes the form of the stabiliser irrelevant, and float32's rounding show: hence twice its tolerance.
+    """
+    case = Case.read(ELSEWHERE / name)
+    for method, preset in (("attnlrp_eps1e-12", "attnlrp"), ("cp_lrp_eps1e-12", "cp-lrp")):
+        assert case.deviation(method, {"preset": preset, "epsilon": 1e-12}) <= 2 * case.tolerance(method)
+    assert case.deviation("gradient", {"method": "gradient"}) <= case.tolerance("gradient")
