@@ -94,9 +94,9 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
     graph_model, plan, output = plan_for(model, request)
     graph = graph_model.graph
     emit = Emit(graph, model.opset)
-    target = _input_with_default(graph, emit, TARGET, np.array([-1], np.int64), 1)
+    target = _input_with_default(graph, TARGET, np.array([-1], np.int64), 1)
     rank = len(output.asked.shape) if output.asked.shape is not None else 1
-    seed = _input_with_default(graph, emit, SEED, np.ones([1] * max(rank, 1), np.float32), max(rank, 1))
+    seed = _input_with_default(graph, SEED, np.ones([1] * max(rank, 1), np.float32), max(rank, 1))
     with emit.active():
         with emit.serving("seed", **{"onnxlrp.node": output.tensor.name or ""}):
             start = emit_seed(emit, output, target, seed, times_output=request.times_output)
@@ -149,7 +149,7 @@ def upstream(target: ir.Value) -> set[ir.Value]:
     return seen
 
 
-def _input_with_default(graph: ir.Graph, emit: Emit, name: str, default: np.ndarray[Any, Any], rank: int) -> ir.Value:
+def _input_with_default(graph: ir.Graph, name: str, default: np.ndarray[Any, Any], rank: int) -> ir.Value:
     """A graph input with a default: declared with symbolic dimensions, its initialiser with ones."""
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
     taken |= {output.name for node in graph for output in node.outputs}

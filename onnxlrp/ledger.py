@@ -19,7 +19,6 @@ from onnxlrp.plan import Decision
 from onnxlrp.rules.step import Account, Step
 
 ARRIVED, ARRIVED_SIZE, HANDED_ON = "arrived", "|arrived|", "handed on"
-BIAS, STABILISER, ZERO = "bias", "stabiliser", "z = 0"
 BY_DESIGN, UNEXPLAINED = "rule (does not conserve by design)", "unexplained"
 
 

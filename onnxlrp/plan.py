@@ -105,7 +105,7 @@ def make_plan(
     mark_nonnegative(graph, facts)
     path = between(units, facts, target)
     _require_rules(path, explained, target)
-    user = _UserRules(graph, rules or {}, path)
+    user = _UserRules(graph, rules or {})
     first = _First(facts, explained)
     decisions = []
     for unit in path:
@@ -240,9 +240,8 @@ _TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "Mul", "Div"})
 class _UserRules:
     """Rules by node name, glob or operator type, in that order of precedence."""
 
-    def __init__(self, graph: ir.Graph, rules: Rules, path: Sequence[Unit]) -> None:
+    def __init__(self, graph: ir.Graph, rules: Rules) -> None:
         self._rules = {key: parse_rule(rule) for key, rule in rules.items()}
-        self._path = path
         self._used: set[str] = set()
         nodes = list(graph)
         for key in self._rules:
@@ -317,6 +316,3 @@ def _nothing_matches(key: str, nodes: Sequence[ir.Node]) -> str:
     return (
         f"The rule for '{key}' matches no node name, glob or operator type of the model.{hint} Its operators: {types}."
     )
-
-
-__all__ = ["DENSE", "Decision", "Plan", "Rules", "make_plan"]

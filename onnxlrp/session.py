@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -101,25 +102,21 @@ def choose_providers(providers: str | Sequence[str] | None) -> tuple[list[str], 
     return wanted, notes
 
 
+@cache
 def cuda_works() -> bool:
-    """Whether onnxruntime was built for CUDA and a device answers."""
+    """Whether onnxruntime was built for CUDA and a device answers: it is listed, or takes a number."""
     if CUDA not in ort.get_available_providers():
         return False
+    listed = getattr(ort, "get_ep_devices", list)()
+    return any("cuda" in device.ep_name.lower() for device in listed) or _takes_a_number()
+
+
+def _takes_a_number() -> bool:
     try:
-        return any("cuda" in d.ep_name.lower() for d in ort.get_ep_devices()) or _cuda_session_starts()
-    except AttributeError:
-        return _cuda_session_starts()
-
-
-def _cuda_session_starts() -> bool:
-    if not hasattr(cuda_works, "_answer"):
-        value = ort.OrtValue
-        try:
-            value.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
-            cuda_works._answer = True  # type: ignore[attr-defined]
-        except Exception:
-            cuda_works._answer = False  # type: ignore[attr-defined]
-    return bool(cuda_works._answer)  # type: ignore[attr-defined]
+        ort.OrtValue.ortvalue_from_numpy(np.zeros(1, np.float32), "cuda", 0)
+    except Exception:  # onnxruntime and the driver raise types of their own; each means that no device answers
+        return False
+    return True
 
 
 def _why_no_cuda(available: Sequence[str]) -> str:

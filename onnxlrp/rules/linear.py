@@ -17,7 +17,7 @@ from onnxlrp.rules.convolution import (
     conv_transpose_weight_adjoint,
     conv_weight_adjoint,
 )
-from onnxlrp.rules.registry import Bilinear, Contribution, Keeps, linear
+from onnxlrp.rules.registry import Bilinear, Contribution, linear
 from onnxlrp.rules.step import Step, unbroadcast
 
 CONVOLUTION, DENSE = "convolution", "dense"
@@ -298,6 +298,3 @@ def _statistics_gradients(
         3: lambda g: -(scale * summed(g)),
         4: lambda g: step.x(1) * along_normalised(g) * -0.5 / variance,
     }
-
-
-__all__ = ["CONVOLUTION", "DENSE", "Keeps", "batch_norm_scale_and_shift"]

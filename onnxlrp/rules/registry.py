@@ -44,7 +44,6 @@ class Family(enum.Enum):
     NORMALISATION = "normalisation: standard deviation (or norm) held constant"
     SOFTMAX = "softmax: Taylor expansion"
     RECURRENT = "recurrent: gates get nothing, sums by epsilon"
-    NONE = "carries no signal"
 
 
 class Keeps(enum.Enum):

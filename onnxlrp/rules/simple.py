@@ -13,8 +13,6 @@ from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.registry import Contribution, Family, Operator
 from onnxlrp.rules.step import Step
 
-SAME_AS_INPUT = frozenset({Family.POINTWISE, Family.NORMALISATION, Family.SOFTMAX, Family.LINEAR})
-
 
 @dataclass(frozen=True)
 class Pass(Rule):

@@ -74,10 +74,6 @@ class Step:
             return value
         return self.emit.Cast(value, to=ir.DataType.FLOAT)
 
-    def used(self, index: int) -> bool:
-        """Whether somebody reads this output."""
-        return index < len(self.unit.outputs) and bool(self.unit.outputs[index].name)
-
     # --- shapes and values -------------------------------------------------------------------------------------------
 
     def rank(self, index: int = 0) -> int:
@@ -86,9 +82,6 @@ class Step:
     def dims(self, index: int = 0) -> tuple[Dimension, ...]:
         self.rank(index)
         return self.facts.dims(self.raw(index)) or ()
-
-    def output_rank(self, index: int = 0) -> int:
-        return self.facts.rank(self.unit.outputs[index])
 
     def constant(self, index: int) -> np.ndarray[Any, Any] | None:
         """The value of a small constant operand; None when it is absent or only known at run time."""
@@ -132,7 +125,7 @@ class Step:
         """The step of one member of a merged unit."""
         return replace(self, unit=Unit.of(self.unit.nodes[index]))
 
-    def unbroadcast(self, contribution: ir.Value, like: ir.Value, rank: int | None = None) -> ir.Value:
+    def unbroadcast(self, contribution: ir.Value, like: ir.Value) -> ir.Value:
         """Sum a contribution over the axes along which its operand was broadcast, back to the operand's shape."""
         return unbroadcast(self.emit, self.facts, contribution, like, self.facts.dims(self.unit.outputs[0]))
 
