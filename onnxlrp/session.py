@@ -107,7 +107,7 @@ def cuda_works() -> bool:
     """Whether onnxruntime was built for CUDA and a device answers: it is listed, or takes a number."""
     if CUDA not in ort.get_available_providers():
         return False
-    listed = getattr(ort, "get_ep_devices", list)()
+    listed: Sequence[Any] = getattr(ort, "get_ep_devices", list)()
     return any("cuda" in device.ep_name.lower() for device in listed) or _takes_a_number()
 
 
