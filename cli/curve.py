@@ -119,9 +119,9 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
       onnxlrp curve model.onnx photos/ -o curve --min-over-random 0.5
     """
     _check(given)
-    paths = expand(files)
     choices = Choices.of(given)
     read, meaning = read_model(model, choices)
+    paths = expand(files, meaning.sidecar.kind)
     methods = [name for name in dict.fromkeys(given["methods"]) if name != RANDOM] or ["lrp"]
     explainers = choices.explainers(read, methods, meaning)
     require_writable(folder)
@@ -218,7 +218,7 @@ def _background(paths: tuple[str, ...], explainer: Explainer, meaning: Meaning) 
     if not paths:
         return None
     found: list[Any] = []
-    for sample in samples_of(expand(paths), explainer.model, meaning):
+    for sample in samples_of(expand(paths, meaning.sidecar.kind), explainer.model, meaning):
         if isinstance(sample, Skipped):
             raise InputError(f"--background: {sample.reason}")
         found.append(next(iter(sample.arrays.values())))

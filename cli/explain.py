@@ -13,7 +13,7 @@ from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.heatmap import REDUCTIONS
 from onnxlrp.report.gallery import Entry, Found, Gallery
 from onnxlrp.report.maps import ROBUST
-from onnxlrp.report.pictures import Style
+from onnxlrp.report.sheet import Style
 from onnxlrp.report.summary import spoken
 
 from .application import COMMANDS
@@ -27,9 +27,9 @@ from .options import (
     provider_option,
     read_model,
 )
-from .printing import print_json, print_table, print_words, progress, say, warn
+from .printing import print_json, print_shown, print_table, progress, say, warn
 
-MOST_ROWS, MOST_TEXTS = 40, 3
+MOST_ROWS, MOST_VIEWS = 40, 3
 
 
 @click.command("explain", short_help=COMMANDS["explain"])
@@ -132,8 +132,8 @@ def _print(found: Found, folder: Path) -> None:
     print_table(rows, ("input", "predicted", "method", "target", "score", "arrived"), numbers=(4, 5))
     if len(found.entries) > MOST_ROWS:
         say(f"… and {len(found.entries) - MOST_ROWS} more, in explain.json")
-    for shown in (shown for entry in found.entries[:MOST_TEXTS] for shown in entry.words):
-        print_words(shown)
+    for shown in (shown for entry in found.entries[:MOST_VIEWS] for shown in entry.shown):
+        print_shown(shown)
     count = sum(len(entry.files) for entry in found.entries)
     document = found.document
     seconds, provider = document["seconds"], str(document["provider"]).removesuffix("ExecutionProvider")

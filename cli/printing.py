@@ -15,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from onnxlrp.report.words import PAPER, WordMap, ink_on
+from onnxlrp.report.sheet import Shown
+from onnxlrp.report.words import PAPER, ink_on
 
 
 def stdout() -> Console:
@@ -55,12 +56,17 @@ def print_table(rows: Iterable[Sequence[object]], headings: Sequence[str], numbe
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def print_words(shown: WordMap) -> None:
-    """A text in the colours of its relevance, between its title and its legend; without colours the text alone."""
-    colours, text = shown.colours, Text()
-    for piece, number in shown.pieces():
-        paper = PAPER if number is None else colours[number]
-        text.append(piece, "" if paper == PAPER else f"rgb{ink_on(paper)} on rgb{paper}".replace(", ", ","))
+def print_shown(shown: Shown) -> None:
+    """What the view of a kind has for the terminal, between its title and its legend; without colours bare."""
+    spans = list(shown.spans())
+    if not spans:
+        return
+    text = Text()
+    for piece, paper in spans:
+        if paper is None or paper == PAPER:
+            text.append(piece)
+        else:
+            text.append(piece, f"rgb{ink_on(paper)} on rgb{paper}".replace(", ", ","))
     title, legend = Text(shown.title, style="bold"), Text(shown.legend, style="dim")
     stdout().print("", title, text, legend, sep="\n", highlight=False)
 

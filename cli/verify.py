@@ -83,7 +83,7 @@ def command(model: Path, file: str | None, method: str, ledger: str, seed: int, 
 
 
 def _feeds(file: str, model: Model, sidecar: Sidecar) -> Any:
-    paths = expand([file])
+    paths = expand([file], sidecar.kind)
     if len(paths) != 1:
         raise InputError(f"{file}: {len(paths)} files; verify takes one picture, .npy or .npz.")
     return load(paths[0], sidecar, inputs_of(model)).arrays

@@ -271,7 +271,8 @@ def test_folders_globs_and_files_expand_sorted_and_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("*.gif", "matches no file"), ("absent.png", "no such file"), ("empty", "no picture or array")]
+    ("name", "reason"),
+    [("*.gif", "matches no file"), ("absent.png", "no such file"), ("empty", "nothing in this folder")],
 )
 def test_an_empty_match_is_an_error(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -234,6 +234,6 @@ def test_the_sample_models_see_the_shuttle(tmp_path: Path, name: str) -> None:
     explainer = onnxlrp.Explainer(model, providers="cpu", labels=meaning.sidecar.labels)
     (entry,) = Gallery([explainer], meaning, tmp_path).explain([folder / "orbit.txt"]).entries
     assert entry.predictions[0].label == "sci.space"
-    words = dict(entry.words[0].strongest(100))
+    words = dict(entry.shown[0].strongest(100))
     assert min(words["shuttle"], words["launch"], words["orbit"]) > 0 > words["hockey"]
     assert {"launch", "hockey"} <= set(list(words)[:5])

@@ -38,17 +38,22 @@ __all__ = [
     "unprocess",
 ]
 
+NOTES = frozenset({"text", "series", "tabular"})
+"""Kinds whose files lie beside pictures and recordings as notes and tables."""
+
 
 def load(path: str | os.PathLike[str], sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
     """Read one file for a model: .npy and .npz as they are, anything else by the loader of the sidecar's kind.
 
-    A sidecar that says no kind leaves it to the file's suffix. Raises InputError where the file does not fit.
+    A sidecar that says no kind, or "tensor", leaves it to the file's suffix.
+    Errors: InputError where the file does not fit.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix in arrays.SUFFIXES:
         return load_arrays(path, sidecar, inputs)
-    kind = sidecar.kind or next((kind for kind, entry in LOADERS.items() if suffix in entry.suffixes), None)
+    known = None if sidecar.kind == "tensor" else sidecar.kind
+    kind = known or next((kind for kind, entry in LOADERS.items() if suffix in entry.suffixes), None)
     if kind is None or kind not in LOADERS:
         raise InputError(
             f"{path}: no loader for {f'kind {kind!r}' if kind else f'suffix {suffix!r}'}. "
@@ -60,7 +65,7 @@ def load(path: str | os.PathLike[str], sidecar: Sidecar, inputs: Sequence[Input]
 def expand(paths: Iterable[str | os.PathLike[str]], kind: str | None = None) -> list[Path]:
     """Files from files, folders and globs: folders recursively, known suffixes only, sorted, each file once.
 
-    kind : of the model's input; of a folder, texts are taken only where it is "text" (beside pictures they are notes)
+    kind : of the model's input, whose suffixes are taken; without one those of all kinds but `NOTES`
     A file that is named is taken whatever its suffix. Raises InputError where a name, folder or glob matches nothing.
     """
     found: dict[Path, None] = {}
@@ -80,8 +85,7 @@ def sample_names(paths: Sequence[Path]) -> list[str]:
 def _matches(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_dir():
         found = sorted(entry for entry in path.rglob("*") if _is_known(entry, suffixes))
-        wanted = "text" if ".txt" in suffixes else "picture"
-        missing = f"{path}: no {wanted} or array in this folder ({', '.join(suffixes)})."
+        missing = f"{path}: nothing in this folder that the model could be fed ({', '.join(suffixes)})."
     elif path.exists():
         return [path]
     elif glob.has_magic(str(path)):
@@ -100,8 +104,7 @@ def _is_known(path: Path, suffixes: tuple[str, ...]) -> bool:
 
 
 def _known_suffixes(kind: str | None) -> tuple[str, ...]:
-    if kind == "text":
+    if kind in LOADERS:
         return arrays.SUFFIXES + LOADERS[kind].suffixes
-    return arrays.SUFFIXES + tuple(
-        suffix for name, entry in LOADERS.items() if name != "text" for suffix in entry.suffixes
-    )
+    media = [entry.suffixes for name, entry in LOADERS.items() if name not in NOTES]
+    return arrays.SUFFIXES + tuple(suffix for suffixes in media for suffix in suffixes)

@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxlrp.data.sidecar import Sidecar
-from onnxlrp.data.tokens import Words
 from onnxlrp.errors import InputError
 
 Dimension = int | str | None
@@ -40,14 +39,15 @@ class Sample:
 
     arrays  : {input name: array} with the model's types and ranks
     picture : uint8 (height, width, 3), what the model sees, to lie under a heatmap; None where nothing can be shown
-    words   : a text and which tokens its words became; None for what is no text
+    original: what people see or hear of it, in the form that its kind's view draws: the `Words` of a text; None where
+              the arrays and the picture say it all
     warnings: what to tell whoever reads the results, such as words that were not known
     """
 
     name: str
     arrays: dict[str, NDArray[Any]]
     picture: NDArray[np.uint8] | None = None
-    words: Words | None = None
+    original: Any = None
     warnings: tuple[str, ...] = ()
 
 

@@ -43,7 +43,7 @@ def load_text(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
     arrays = {entry.name: fit(_row(tokens, entry, inputs), entry, sidecar, path) for entry in inputs}
     length = max(array.shape[-1] for array in arrays.values())
     words = tokens.words.fitted(length)
-    return Sample(path.stem, arrays, words=words, warnings=_warnings(words))
+    return Sample(path.stem, arrays, original=words, warnings=_warnings(words))
 
 
 def _read(path: Path) -> str:

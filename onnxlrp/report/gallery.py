@@ -22,16 +22,13 @@ from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Explanation
 from onnxlrp.files import atomic_write, require_writable, write_json
 from onnxlrp.report import summary
-from onnxlrp.report.pictures import Drawing, Painter, Sheet, Style
-from onnxlrp.report.words import WordMap
+from onnxlrp.report.pictures import Painter, Sheet
+from onnxlrp.report.sheet import Shown, Style
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION
 
 Progress = Callable[[float, float], None]
 """(done, total), in steps: for each file one per method, and one for its pictures."""
-
-MOST_WORDS = 10
-"""Words of a text that `explain.json` lists, by the magnitude of their relevance."""
 
 NUMBERS = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?")
 
@@ -54,7 +51,7 @@ class Entry:
     results: list[dict[str, Any]] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    words: list[WordMap] = field(default_factory=list)
+    shown: tuple[Shown, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -64,8 +61,15 @@ class Entry:
             "results": self.results,
             "files": self.files,
             "warnings": self.warnings,
-            **({"words": [dict(shown.strongest(MOST_WORDS)) for shown in self.words]} if self.words else {}),
+            **self._notes(),
         }
+
+    def _notes(self) -> dict[str, list[Any]]:
+        """What the views of its kind have to say, under one name each, in the order of the results."""
+        notes: dict[str, list[Any]] = {}
+        for key, note in (item for one in self.shown for item in one.notes().items()):
+            notes.setdefault(key, []).append(note)
+        return notes
 
 
 @dataclass(frozen=True)
@@ -192,18 +196,14 @@ class Gallery:
         """Write what was found for one sample."""
         top = summary.predictions(self.explainers[0], results[0], position)
         entry = Entry(one.path, one.sample.name, top, warnings=list(one.sample.warnings))
-        drawings: list[Drawing] = []
         for explanation in results:
             entry.results.append(summary.result_as_dict(explanation, position))
             entry.warnings += [text for text in explanation.warnings if text not in entry.warnings]
             entry.files.append(self._write_relevance(entry.name, explanation, position))
-            if isinstance(explanation.target, str) and explanation.target == "all":
-                entry.files += self._painter.draw_classes(entry.name, explanation, position)
-            else:
-                drawings += self._painter.drawings(explanation, position)
+            entry.files += self._painter.draw_classes(entry.name, explanation, position)
         title = f"{entry.name}: {summary.spoken(top[:1])}" if top else entry.name
-        sheet = Sheet(entry.name, title, one.sample.picture, tuple(drawings), one.sample.words)
-        entry.words = sheet.word_maps
+        sheet = self._painter.sheet(one.sample, title, results, position)
+        entry.shown = sheet.shown
         self._entries.append(entry)
         self._warn(*entry.warnings)
         if self._painter.style.scale == "shared":

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from onnxlrp.colours import paint
-from onnxlrp.data.tokens import Words
+from onnxlrp.data import Sample, Sidecar, Words
 from onnxlrp.files import atomic_write
+from onnxlrp.report.sheet import Colour, Drawing, Span, Style
 
-Colour = tuple[int, int, int]
+MOST_WORDS = 10
+"""Words of a text that `explain.json` lists, by the magnitude of their relevance."""
 
 WIDTH, MARGIN, FONT_SIZE, LEADING = 900, 24, 18, 1.5
 """Of the PNG, in pixels; LEADING in font sizes."""
@@ -55,6 +57,23 @@ class WordMap:
     values: NDArray[np.float64]
     kind: str = "signed"
     limit: float | None = None
+    panel: None = None
+
+    def write(self, folder: Path, stem: str, suffix: str) -> list[str]:
+        """A page and a picture, whatever the suffix of other pictures is."""
+        with atomic_write(folder / f"{stem}-words.html") as draft:
+            draft.write_text(as_html(self), encoding="utf-8")
+        with atomic_write(folder / f"{stem}-words.png") as draft:
+            Image.fromarray(as_picture(self)).save(draft, format="PNG")
+        return [f"{stem}-words.html", f"{stem}-words.png"]
+
+    def spans(self) -> Iterator[Span]:
+        colours = self.colours
+        for piece, number in self.pieces():
+            yield piece, None if number is None else colours[number]
+
+    def notes(self) -> dict[str, Any]:
+        return {"words": dict(self.strongest(MOST_WORDS))}
 
     @property
     def colours(self) -> list[Colour]:
@@ -91,6 +110,14 @@ class WordMap:
         return f"red: for, blue: against; {sum_of}" if self.kind == "signed" else f"dark: strong; {sum_of}"
 
 
+def word_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style) -> WordMap | None:
+    """The text on the colours of one drawing; None where the drawing is not of its tokens."""
+    values, words = drawing.found.values, sample.original
+    if not isinstance(words, Words) or len(values) != len(words.of_token):
+        return None
+    return WordMap(f"{drawing.heading}\n{drawing.title}", words, words.per_word(values), drawing.found.kind)
+
+
 def as_html(shown: WordMap) -> str:
     """A page of its own; hovering over a word shows its number."""
     colours = shown.colours
@@ -122,15 +149,6 @@ def as_picture(shown: WordMap, width: int = WIDTH) -> NDArray[np.uint8]:
         draw.text((left, top), piece, ink_on(colour), font)
     draw.text((MARGIN, MARGIN + (lines + 2) * step - step // 3), shown.legend, (110, 110, 110), small)
     return np.asarray(image)
-
-
-def write_words(folder: Path, stem: str, shown: WordMap) -> list[str]:
-    """Write `<stem>-words.html` and `<stem>-words.png`; returns their names."""
-    with atomic_write(folder / f"{stem}-words.html") as draft:
-        draft.write_text(as_html(shown), encoding="utf-8")
-    with atomic_write(folder / f"{stem}-words.png") as draft:
-        Image.fromarray(as_picture(shown)).save(draft, format="PNG")
-    return [f"{stem}-words.html", f"{stem}-words.png"]
 
 
 def ink_on(colour: Colour) -> Colour:
