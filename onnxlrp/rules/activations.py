@@ -117,7 +117,7 @@ def activations(step: Step, defaults: Sequence[str], directions: int) -> list[Ac
     The attributes list the functions of the forward direction, then those of the reverse one; alphas and betas are
     taken in that order by the functions that have some.
     """
-    names = [_text(name) for name in _given(step, "activations") or list(defaults) * directions]
+    names = _given(step, "activations") or list(defaults) * directions
     alphas = list(_given(step, "activation_alpha"))
     betas = list(_given(step, "activation_beta"))
     functions = []
@@ -149,7 +149,3 @@ def _joined(emit: Emit, parts: Sequence[ir.Value]) -> ir.Value:
 def _given(step: Step, name: str) -> list[Any]:
     """A list attribute as the file has it: the standard's defaults are those of one of the three operators."""
     return list(step.given_attributes.get(name) or ())
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name

@@ -44,7 +44,7 @@ class Window:
         count = len(kernel)
         strides = tuple(step.attribute("strides") or [1] * count)
         dilations = tuple(step.attribute("dilations") or [1] * count)
-        auto_pad = _text(step.attribute("auto_pad", "NOTSET"))
+        auto_pad = step.attribute("auto_pad", "NOTSET")
         pads = tuple(step.attribute("pads") or [0] * (2 * count))
         begins, ends = pads[:count], pads[count:]
         if auto_pad == "VALID":
@@ -253,7 +253,3 @@ def _begin_pads(step: Step, window: Window) -> ir.Value:
     total = emit.Max(emit.Sub(full, target), 0)
     half = emit.Div(total, 2)
     return half if window.auto_pad == "SAME_UPPER" else emit.Sub(total, half)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value

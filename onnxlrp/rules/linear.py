@@ -201,8 +201,7 @@ def einsum(step: Step) -> Bilinear:
 
 def _equation(step: Step) -> tuple[list[str], str]:
     """Operand terms and result of the equation, the ellipsis spelled out in upper-case letters."""
-    equation = step.attribute("equation")
-    text = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
+    text = step.attribute("equation").replace(" ", "")
     left, _, result = text.partition("->")
     terms = left.split(",")
     unused = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in text]

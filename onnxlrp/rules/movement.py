@@ -74,7 +74,7 @@ def depth_to_space(step: Step, g: ir.Value) -> list[Contribution]:
     """SpaceToDepth writes channels as (block, block, channel); in mode CRD they were (channel, block, block)."""
     emit, block = step.emit, int(step.attribute("blocksize"))
     back = emit.SpaceToDepth(g, blocksize=block)
-    if step.attribute("mode") in ("CRD", b"CRD"):
+    if step.attribute("mode") == "CRD":
         back = _exchange_channels(step, back, [block * block, -1], step.shape(0))
     return [back]
 
@@ -83,7 +83,6 @@ def depth_to_space(step: Step, g: ir.Value) -> list[Contribution]:
 def space_to_depth(step: Step, g: ir.Value) -> list[Contribution]:
     """DepthToSpace in the same mode; before opset 28 that is DCR."""
     mode = step.attribute("mode", "DCR")
-    mode = mode.decode() if isinstance(mode, bytes) else mode
     return [step.emit.DepthToSpace(g, blocksize=int(step.attribute("blocksize")), mode=mode)]
 
 
@@ -165,7 +164,7 @@ def pad(step: Step, g: ir.Value) -> list[Contribution]:
     Reflect, edge and wrap repeat values, and what their copies get is added up.
     """
     emit, (pads, value, axes) = step.emit, [*_operands(step), None, None][:3]
-    if step.attribute("mode") not in ("constant", b"constant"):
+    if step.attribute("mode") != "constant":
         return _only_data(step, send_back(step, g, lambda data: _pad(step, data, pads, None, axes)))
     contributions = _only_data(step, _pad(step, g, emit.Neg(pads), None, axes) if step.signal(0) else None)
     if value is not None and step.signal(2):
@@ -355,18 +354,13 @@ class _Writing:
         return emit.Reshape(emit.ScatterElements(*flat, reduction=reduction), shape, allowzero=1)
 
 
-def _reduction(step: Step) -> str:
-    found = step.attribute("reduction", "none")
-    return found.decode() if isinstance(found, bytes) else str(found)
-
-
 def _scatter_relevance(step: Step, relevance: ir.Value) -> Sequence[Contribution]:
     """Where updates are added, in proportion; where they multiply, all to the data; otherwise where it came from."""
     operator = lookup(step.unit.op_type, step.unit.domain)
     assert operator is not None
-    if _reduction(step) in ("none", "max", "min"):
+    if step.attribute("reduction", "none") in ("none", "max", "min"):
         return operator.vjp(step, relevance)
-    if _reduction(step) == "mul" and step.signal(0):
+    if step.attribute("reduction", "none") == "mul" and step.signal(0):
         return _only_data(step, relevance)
     return in_proportion(operator, step, relevance, STABILISER)
 
@@ -374,7 +368,7 @@ def _scatter_relevance(step: Step, relevance: ir.Value) -> Sequence[Contribution
 @movement("ScatterElements", "ScatterND", relevance=_scatter_relevance, conserves="up to epsilon")
 def scatter(step: Step, g: ir.Value) -> list[Contribution]:
     """y = data with updates written, added, multiplied in, or the larger or smaller of both kept, at the indices."""
-    at_data, at_updates = _SCATTERS[_reduction(step)](step, _Writing(step), g)
+    at_data, at_updates = _SCATTERS[step.attribute("reduction", "none")](step, _Writing(step), g)
     return [at_data if step.signal(0) else None, None, at_updates if step.signal(2) else None]
 
 

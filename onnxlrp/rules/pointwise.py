@@ -108,7 +108,7 @@ def _mish(step: Step, x: ir.Value, y: ir.Value) -> Any:
 def _gelu(step: Step, x: ir.Value, y: ir.Value) -> Any:
     """y = x·Φ(x):  Φ(x) + x·φ(x); with approximate="tanh", Φ = (1 + tanh u)/2 with u = √(2/π)·(x + 0.044715 x³)."""
     emit = step.emit
-    if step.attribute("approximate") in ("tanh", b"tanh"):
+    if step.attribute("approximate") == "tanh":
         x = emit.Clip(x, -FAR, FAR)
         t = emit.Tanh((x + x * x * x * 0.044715) * math.sqrt(2 / math.pi))
         return (1.0 + t + x * (1.0 - t * t) * (1.0 + x * x * (3 * 0.044715)) * math.sqrt(2 / math.pi)) * 0.5

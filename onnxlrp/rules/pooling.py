@@ -34,7 +34,6 @@ def pool_window(step: Step) -> Window:
     pads = tuple(step.attribute("pads") or [0] * (2 * count))
     begins, ends = pads[:count], pads[count:]
     auto_pad = step.attribute("auto_pad", "NOTSET")
-    auto_pad = auto_pad.decode() if isinstance(auto_pad, bytes) else auto_pad
     if auto_pad == "VALID":
         begins = ends = (0,) * count
     elif auto_pad.startswith("SAME"):

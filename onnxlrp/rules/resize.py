@@ -35,7 +35,7 @@ def resize(step: Step) -> Bilinear:
         forward=lambda x, _: step.emit.Resize(x, *others, **unextrapolated),
         adjoint=lambda s, _: _adjoint(step, s),
         bias=_extrapolated(step),
-        signed=_text(step, "mode") == "cubic",
+        signed=step.attribute("mode", "") == "cubic",
     )
 
 
@@ -92,16 +92,11 @@ def _given(step: Step, index: int) -> bool:
 
 
 def _crops(step: Step) -> bool:
-    return _text(step, "coordinate_transformation_mode") == "tf_crop_and_resize"
+    return bool(step.attribute("coordinate_transformation_mode", "") == "tf_crop_and_resize")
 
 
 def _keeps_aspect_ratio(step: Step) -> bool:
-    return _given(step, SIZES) and _text(step, "keep_aspect_ratio_policy") not in ("", "stretch")
-
-
-def _text(step: Step, name: str) -> str:
-    value = step.attribute(name, "")
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return _given(step, SIZES) and step.attribute("keep_aspect_ratio_policy", "") not in ("", "stretch")
 
 
 # --- one axis as a matrix --------------------------------------------------------------------------------------------
@@ -132,7 +127,7 @@ def _matrix_beside(step: Step, identity: ir.Value, roi: ir.Value | None, positio
     shape = emit.Concat([1], emit.Shape(identity), other, axis=0)
     columns = emit.Expand(emit.Unsqueeze(identity, [0, 3]), shape)
     sizes = emit.Gather(step.raw(SIZES), [position, 1 - position])
-    policy = {"keep_aspect_ratio_policy": _text(step, "keep_aspect_ratio_policy"), "axes": [2, 3]}
+    policy = {"keep_aspect_ratio_policy": step.attribute("keep_aspect_ratio_policy", ""), "axes": [2, 3]}
     resized = emit.Resize(columns, roi, None, sizes, **_mode(step), **policy)
     return emit.Transpose(emit.Gather(emit.Squeeze(resized, [0]), 0, axis=2), perm=[1, 0])
 
@@ -174,8 +169,8 @@ _COPIES = {
 
 def _blocks(step: Step) -> list[int] | None:
     """The block's size per spatial axis, where nearest upsampling by constant integers makes blocks; else None."""
-    rank, coordinates = step.rank(), _text(step, "coordinate_transformation_mode")
-    copies = _text(step, "mode") == "nearest" and _text(step, "nearest_mode") in _COPIES.get(coordinates, ())
+    rank, coordinates = step.rank(), step.attribute("coordinate_transformation_mode", "")
+    copies = step.attribute("mode", "") == "nearest" and step.attribute("nearest_mode", "") in _COPIES.get(coordinates, ())
     if not copies or not 3 <= rank <= 5 or _keeps_aspect_ratio(step):
         return None
     factors = [1.0] * rank

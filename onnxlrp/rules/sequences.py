@@ -44,8 +44,7 @@ class Run:
 
     @property
     def _direction(self) -> str:
-        found = self.step.attribute("direction") or "forward"
-        return found.decode() if isinstance(found, bytes) else str(found)
+        return str(self.step.attribute("direction") or "forward")
 
     @cached_property
     def hidden(self) -> int:

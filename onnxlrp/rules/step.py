@@ -104,12 +104,12 @@ class Step:
     # --- attributes --------------------------------------------------------------------------------------------------
 
     def attribute(self, name: str, default: Any = None) -> Any:
-        """An attribute's value, or the standard's default, or `default`."""
+        """An attribute's value, or the standard's default, or `default`; texts as str."""
         found = self.unit.node.attributes.get(name)
         if found is not None:
-            return found.value
+            return _as_text(found.value)
         schema_default = _schema_defaults(self.unit.op_type, self.opset, self.unit.domain).get(name)
-        return default if schema_default is None else schema_default
+        return default if schema_default is None else _as_text(schema_default)
 
     def axis(self, name: str = "axis", default: int | None = None) -> int:
         """An axis attribute, counted from the front."""
@@ -159,6 +159,10 @@ def unbroadcast(
 def _same(have: Dimension, want: Dimension) -> bool:
     """Certainly no broadcasting between these two."""
     return have is not None and have == want
+
+
+def _as_text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _schema_defaults(op_type: str, opset: int, domain: str) -> dict[str, Any]:
