@@ -2,6 +2,7 @@
 
 from onnxlrp.rules import (  # noqa: F401 - importing registers
     arithmetic,
+    indexing,
     linear,
     movement,
     no_signal,

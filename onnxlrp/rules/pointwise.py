@@ -201,7 +201,7 @@ def identity(step: Step, g: ir.Value) -> list[Contribution]:
 def cast(step: Step, g: ir.Value) -> list[Contribution]:
     """y = x in another number format. Cutting floats to whole numbers has slope 0, and relevance passes as at Floor."""
     rounds = step.facts.is_float(step.raw(0)) and not step.facts.is_float(step.unit.outputs[0])
-    return [None if rounds else g, *[None] * (step.count - 1)]
+    return step.only(None if rounds else g)
 
 
 _INDICATORS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf", "Not", "And", "Or", "Xor")
@@ -225,4 +225,4 @@ def dropout(step: Step, g: ir.Value) -> list[Contribution]:
             f"{step.unit} may run in training mode, where it drops values at random; export the model for inference "
             "(training_mode absent or a constant false)."
         )
-    return [g, *[None] * (step.count - 1)]
+    return step.only(g)

@@ -20,7 +20,7 @@ def _along_axis(step: Step, values: ir.Value, rank_of: int) -> ir.Value:
 @general("DequantizeLinear", source="y stands for x: relevance passes")
 def dequantize(step: Step, g: ir.Value) -> list[Contribution]:
     """y = (x − zero point)·scale."""
-    return [g * _along_axis(step, step.raw(1), step.rank(0)), *[None] * (step.count - 1)]
+    return step.only(g * _along_axis(step, step.raw(1), step.rank(0)))
 
 
 @general("QuantizeLinear", source="rounding passes; saturation is the Clip that it implies")
@@ -30,7 +30,7 @@ def quantize(step: Step, g: ir.Value) -> list[Contribution]:
     lowest, highest = _range_of(step.unit.outputs[0].dtype)
     inside = emit.And(emit.Greater(y, lowest), emit.Less(y, highest))
     slope = g / _along_axis(step, step.raw(1), step.rank(0))
-    return [emit.Where(inside, slope, 0.0), *[None] * (step.count - 1)]
+    return step.only(emit.Where(inside, slope, 0.0))
 
 
 def _range_of(dtype: ir.DataType | None) -> tuple[float, float]:

@@ -106,7 +106,7 @@ def reduce_extreme(step: Step, g: ir.Value) -> list[Contribution]:
     position = emit.Reshape(emit.Range(emit.constant(0), count, emit.constant(1)), step.shape(), allowzero=1)
     candidate = emit.Where(emit.Equal(x, keep_axes(step, step.unit.outputs[0])), position, count)
     winner = emit.Equal(position, reduce_alike(step, "ReduceMin", candidate))
-    return [emit.Where(winner, keep_axes(step, g), 0.0), *[None] * (step.count - 1)]
+    return step.only(emit.Where(winner, keep_axes(step, g), 0.0))
 
 
 # --- products --------------------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def _one_where_zero(step: Step, x: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 def equal_parts(step: Step, relevance: ir.Value) -> list[Contribution]:
     """R_x = R / n: the factors of a product are equally needed."""
-    return [spread(step, relevance / group_size(step)), *[None] * (step.count - 1)]
+    return step.only(spread(step, relevance / group_size(step)))
 
 
 @general("ReduceProd", relevance=equal_parts, nonnegative=Keeps.INPUTS, source="equal parts")
@@ -129,10 +129,7 @@ def reduce_prod(step: Step, g: ir.Value) -> list[Contribution]:
     is_zero = step.emit.mask(zero)
     zeros_among_others = reduce_alike(step, "ReduceSum", is_zero) - is_zero
     others = reduce_alike(step, "ReduceProd", factors) / factors
-    return [
-        step.emit.Where(step.emit.Greater(zeros_among_others, 0.5), 0.0, keep_axes(step, g) * others),
-        *[None] * (step.count - 1),
-    ]
+    return step.only(step.emit.Where(step.emit.Greater(zeros_among_others, 0.5), 0.0, keep_axes(step, g) * others))
 
 
 def cum_prod_parts(step: Step, relevance: ir.Value) -> list[Contribution]:
@@ -175,7 +172,7 @@ def _share(
     s = emit.quotient(incoming, total, STABILISER, nonnegative=nonnegative)
     if step.account is not None:
         step.account("stabiliser", s * (emit.stabilise(total, STABILISER, nonnegative=nonnegative) - total))
-    return [part * s, *[None] * (step.count - 1)]
+    return step.only(part * s)
 
 
 def by_magnitude(step: Step, relevance: ir.Value) -> list[Contribution]:
@@ -202,32 +199,32 @@ def _norm(op_type: str, relevance: Vjp, nonnegative: Keeps = Keeps.ALWAYS) -> Ca
 @_norm("ReduceL1", by_magnitude)
 def reduce_l1(step: Step, g: ir.Value) -> list[Contribution]:
     """g · sign(x)."""
-    return [keep_axes(step, g) * step.emit.Sign(step.x()), *[None] * (step.count - 1)]
+    return step.only(keep_axes(step, g) * step.emit.Sign(step.x()))
 
 
 @_norm("ReduceL2", by_square)
 def reduce_l2(step: Step, g: ir.Value) -> list[Contribution]:
     """g · x / y, and 0 where the norm is 0."""
-    return [step.x() * keep_axes(step, step.emit.quotient(g, step.y(), 0.0)), *[None] * (step.count - 1)]
+    return step.only(step.x() * keep_axes(step, step.emit.quotient(g, step.y(), 0.0)))
 
 
 @_norm("ReduceSumSquare", by_square)
 def reduce_sum_square(step: Step, g: ir.Value) -> list[Contribution]:
     """g · 2x."""
-    return [step.x() * keep_axes(step, g * 2.0), *[None] * (step.count - 1)]
+    return step.only(step.x() * keep_axes(step, g * 2.0))
 
 
 @_norm("ReduceLogSum", by_value, Keeps.NEVER)
 def reduce_log_sum(step: Step, g: ir.Value) -> list[Contribution]:
     """g / Σx, with Σx = exp(y)."""
-    return [spread(step, g / step.emit.Exp(step.y())), *[None] * (step.count - 1)]
+    return step.only(spread(step, g / step.emit.Exp(step.y())))
 
 
 def by_softmax(step: Step, g: ir.Value) -> list[Contribution]:
     """g · softmax(x), with softmax(x) = exp(x − y). The parts are ≥ 0 and sum to one: gradient and relevance agree."""
     emit, x = step.emit, step.x()
     share = emit.Where(emit.IsInf(x, detect_positive=0), 0.0, emit.Exp(x - keep_axes(step, step.y())))
-    return [keep_axes(step, g) * share, *[None] * (step.count - 1)]
+    return step.only(keep_axes(step, g) * share)
 
 
 general("ReduceLogSumExp", relevance=by_softmax, source="the parts of the sum inside")(by_softmax)

@@ -170,7 +170,9 @@ _COPIES = {
 def _blocks(step: Step) -> list[int] | None:
     """The block's size per spatial axis, where nearest upsampling by constant integers makes blocks; else None."""
     rank, coordinates = step.rank(), step.attribute("coordinate_transformation_mode", "")
-    copies = step.attribute("mode", "") == "nearest" and step.attribute("nearest_mode", "") in _COPIES.get(coordinates, ())
+    copies = step.attribute("mode", "") == "nearest" and step.attribute("nearest_mode", "") in _COPIES.get(
+        coordinates, ()
+    )
     if not copies or not 3 <= rank <= 5 or _keeps_aspect_ratio(step):
         return None
     factors = [1.0] * rank

@@ -74,6 +74,13 @@ class Step:
             return value
         return self.emit.Cast(value, to=ir.DataType.FLOAT)
 
+    def as_int64(self, value: ir.Value) -> ir.Value:
+        return value if value.dtype == ir.DataType.INT64 else self.emit.Cast(value, to=ir.DataType.INT64)
+
+    def only(self, contribution: ir.Value | None, operand: int = 0) -> list[ir.Value | None]:
+        """What a rule returns when a single operand gets something."""
+        return [contribution if index == operand else None for index in range(self.count)]
+
     # --- shapes and values -------------------------------------------------------------------------------------------
 
     def rank(self, index: int = 0) -> int:
