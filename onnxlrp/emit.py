@@ -22,7 +22,7 @@ STEEP = 1e30
 
 
 class Emit:
-    """Appends nodes to a graph.
+    """Writes nodes into a graph: at its end, or while `placed` in front of a node.
 
     graph : where the nodes go        opset : of the default domain (reductions are spelled differently below 18)
     """
@@ -32,6 +32,7 @@ class Emit:
         self.opset = opset
         self.stamp: dict[str, str] = {}
         self.scope = "lrp"
+        self._place: tuple[ir.Node, list[ir.Node]] | None = None
         self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
         self._names |= {value.name for value in graph.inputs}
         self._nodes: set[ir.Node] = set()
@@ -63,10 +64,22 @@ class Emit:
             values = [ir.Value(name=name if i == 0 else self._fresh(f"{name}_{i}")) for i in range(outputs)]
             node = ir.node(op_type, operands, attributes, domain=domain, outputs=values, name=name)
             node.metadata_props.update(self.stamp)
-            self.graph.append(node)
+            if self._place is None:
+                self.graph.append(node)
+            else:
+                self.graph.insert_before(self._place[0], node)
+                self._place[1].append(node)
             self._nodes.add(node)
             self._written[key] = tuple(node.outputs)
         return self._written[key]
+
+    def fresh(self, op_type: str, *inputs: Operand, **attributes: Any) -> ir.Value:
+        """Like `node`, but never one that was written before."""
+        written, self._written = self._written, {}
+        try:
+            return self.node(op_type, *inputs, **attributes)
+        finally:
+            self._written = written
 
     def value(self, operand: Operand) -> ir.Value | None:
         return operand if operand is None or isinstance(operand, ir.Value) else self.constant(operand)
@@ -74,8 +87,10 @@ class Emit:
     def constant(self, literal: Literal, dtype: Any = None) -> ir.Value:
         """An initialiser; equal ones are shared. float → float32, int → int64, an empty list → int64."""
         array = np.asarray(literal)
-        if dtype is None and array.dtype.kind in "fiu":
-            dtype = np.float32 if array.dtype.kind == "f" and array.size else np.int64
+        if dtype is None:
+            dtype = array.dtype
+            if dtype.kind in "fiu":
+                dtype = np.float32 if dtype.kind == "f" and array.size else np.int64
         array = np.ascontiguousarray(array.astype(dtype, copy=False)) if array.ndim else array.astype(dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
@@ -103,6 +118,19 @@ class Emit:
             yield
         finally:
             self.scope, self.stamp = before
+
+    @contextmanager
+    def placed(self, before: ir.Node, scope: str, **stamp: str) -> Iterator[list[ir.Node]]:
+        """Write in front of a node of the forward graph, under names that begin with `scope`.
+
+        yields: the nodes written so far
+        """
+        outside = self.scope, self.stamp, self._place, self._written
+        self.scope, self.stamp, self._place, self._written = scope, stamp, (before, []), {}
+        try:
+            yield self._place[1]
+        finally:
+            self.scope, self.stamp, self._place, self._written = outside
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -21,12 +21,24 @@ import onnx_ir as ir
 from onnxlrp.errors import NeedsShape
 from onnxlrp.storage import array_of
 
+OURS = "onnxlrp"
+"""Domain of the operators that only units have (never written to a model)."""
+
 Dimension = int | str | None
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 SMALL = 1 << 16
 """Elements up to which a constant subgraph is evaluated while compiling."""
+
+FROM_NODE, FROM_TYPE = "onnxlrp.from_node", "onnxlrp.from_type"
+"""Written on a node: name and operator type of the file's node that it is a part of."""
+
+NOT_LOWERED = "onnxlrp.not_lowered"
+"""Written on a fused node that could not be written out: the reason."""
+
+KEPT, READ_AS = "onnxlrp.kept", "onnxlrp.read_as"
+"""Written on a node: nothing flows through it; or the operator of ours whose record it has."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -121,7 +133,9 @@ class Unit:
 
     @classmethod
     def of(cls, node: ir.Node) -> Unit:
-        return cls((node,), node.op_type, node.domain, tuple(node.inputs), tuple(node.outputs))
+        read_as = node.metadata_props.get(READ_AS)
+        op_type, domain = (node.op_type, node.domain) if read_as is None else (read_as, OURS)
+        return cls((node,), op_type, domain, tuple(node.inputs), tuple(node.outputs))
 
     @property
     def node(self) -> ir.Node:
@@ -133,7 +147,9 @@ class Unit:
 
     @cached_property
     def names(self) -> frozenset[str]:
-        return frozenset(node.name or "" for node in self.nodes)
+        """Of its nodes, and of the fused nodes in the file that these are parts of."""
+        fused = {node.metadata_props.get(FROM_NODE, "") for node in self.nodes} - {""}
+        return frozenset(node.name or "" for node in self.nodes) | fused
 
     @property
     def described_type(self) -> str:

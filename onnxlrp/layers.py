@@ -10,10 +10,9 @@ from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
-from onnxlrp.graph import Facts, Unit
+from onnxlrp.graph import OURS, Facts, Unit
 from onnxlrp.rules.linear import batch_norm_scale_and_shift
 from onnxlrp.rules.registry import (
-    OURS,
     Contribution,
     Family,
     LinearMap,

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from onnxlrp.errors import ChoiceError, NoRule
-from onnxlrp.graph import Facts, Unit, between
+from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, Facts, Unit, between
 from onnxlrp.layers import units_of
 from onnxlrp.presets import Layer
 from onnxlrp.rules.decompositions import Rule
@@ -128,6 +128,7 @@ def _require_rules(path: Sequence[Unit], explained: Sequence[ir.Value], target: 
     lines = [
         f"  {op_type:<24} {units[0].domain or 'ai.onnx'}  {', '.join(u.name for u in units[:6])}"
         + (f" and {len(units) - 6} more" if len(units) > 6 else "")
+        + _why_not_lowered(units)
         for op_type, units in sorted(missing.items())
     ]
     names = ", ".join(f"'{value.name}'" for value in explained)
@@ -138,6 +139,11 @@ def _require_rules(path: Sequence[Unit], explained: Sequence[ir.Value], target: 
         "--method occlusion or --method finite-difference.",
         {op_type: [unit.name for unit in units] for op_type, units in sorted(missing.items())},
     )
+
+
+def _why_not_lowered(units: Sequence[Unit]) -> str:
+    reasons = dict.fromkeys(unit.node.metadata_props.get(NOT_LOWERED, "") for unit in units)
+    return "".join(f"\n    {reason}" for reason in reasons if reason)
 
 
 def mark_nonnegative(graph: ir.Graph, facts: Facts) -> None:
@@ -243,6 +249,7 @@ class _UserRules:
     def __init__(self, graph: ir.Graph, rules: Rules) -> None:
         self._rules = {key: parse_rule(rule) for key, rule in rules.items()}
         self._used: set[str] = set()
+        self._refused: dict[str, Unit] = {}
         nodes = list(graph)
         for key in self._rules:
             if not any(_matches(key, node) for node in nodes):
@@ -250,8 +257,10 @@ class _UserRules:
 
     def choose(self, unit: Unit, operator: Operator, signals: tuple[int, ...]) -> tuple[Rule, str] | None:
         best: dict[str, Rule] = {}
-        for strength in (_by_name, _by_glob, _by_type):
+        for strength in (_by_name, _by_fused_name, _by_glob, _by_type, _by_fused_type):
             best = {key: rule for key, rule in self._rules.items() if any(strength(key, node) for node in unit.nodes)}
+            if strength in (_by_fused_name, _by_fused_type):
+                self._refused.update(dict.fromkeys(best, unit))
             if strength is not _by_name:
                 # a type names layers of that type: an operator inside a merged activation is none of its own
                 strict = strength is _by_type and len(unit.nodes) == 1
@@ -285,6 +294,13 @@ class _UserRules:
         return fitting
 
     def without_effect(self) -> list[str]:
+        """Rules that no layer took.  Errors: ChoiceError for one that names a fused node and fits none of its parts."""
+        for key, unit in self._refused.items():
+            if key not in self._used:
+                raise ChoiceError(
+                    f"The rule '{self._rules[key]}' fits no part of the fused operator '{key}', which is read as "
+                    f"primitive ones; the last one tried was {unit}. See the plan for their names."
+                )
         return [
             f"'{key}' = {rule}: no layer of its own takes it"
             for key, rule in self._rules.items()
@@ -296,20 +312,30 @@ def _by_name(key: str, node: ir.Node) -> bool:
     return key == node.name
 
 
+def _by_fused_name(key: str, node: ir.Node) -> bool:
+    return key == node.metadata_props.get(FROM_NODE)
+
+
 def _by_glob(key: str, node: ir.Node) -> bool:
-    return any(c in key for c in "*?[") and fnmatchcase(node.name or "", key)
+    names = (node.name or "", node.metadata_props.get(FROM_NODE, ""))
+    return any(c in key for c in "*?[") and any(fnmatchcase(name, key) for name in names)
 
 
 def _by_type(key: str, node: ir.Node) -> bool:
     return key == node.op_type
 
 
+def _by_fused_type(key: str, node: ir.Node) -> bool:
+    return key == node.metadata_props.get(FROM_TYPE)
+
+
 def _matches(key: str, node: ir.Node) -> bool:
-    return _by_name(key, node) or _by_glob(key, node) or _by_type(key, node)
+    return any(way(key, node) for way in (_by_name, _by_fused_name, _by_glob, _by_type, _by_fused_type))
 
 
 def _nothing_matches(key: str, nodes: Sequence[ir.Node]) -> str:
     names = {node.name or "" for node in nodes} | {node.op_type for node in nodes}
+    names |= {node.metadata_props.get(FROM_NODE, "") for node in nodes}
     close = difflib.get_close_matches(key, names, n=3)
     hint = f" Close to it: {', '.join(close)}." if close else ""
     types = ", ".join(sorted({node.op_type for node in nodes}))

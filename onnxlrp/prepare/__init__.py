@@ -11,6 +11,7 @@ from dataclasses import replace
 from onnxlrp.model import Model
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
+from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.time_first import put_time_first
 from onnxlrp.prepare.widen import widen
@@ -29,6 +30,8 @@ def prepare(model: Model) -> Model:
         forget_doubtful_sizes(proto, model.opset),
         make_batch_dynamic(proto),
         widen(proto),
+        lower(proto),
+        observe_unknown(proto),
     ]
     proto.meta[PREPARED] = True
     return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))

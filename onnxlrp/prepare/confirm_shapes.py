@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxlrp.prepare.infer import DOUBTFUL
+
 POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
 
 
@@ -21,6 +23,7 @@ def forget_doubtful_sizes(model: ir.Model, opset: int) -> str:
         if starts or any(operand in doubtful for operand in node.inputs):
             doubtful.update(node.outputs)
             for value in node.outputs:
+                value.meta[DOUBTFUL] = True
                 if value.shape is not None and len(value.shape) > 2:
                     value.shape = ir.Shape([*value.shape[:2], *[None] * (len(value.shape) - 2)])
     return f"Sizes behind ceil-mode pooling ({len(doubtful)} tensors) are read at run time." if doubtful else ""

@@ -13,7 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
-from onnxlrp.graph import Facts
+from onnxlrp.graph import OURS, Facts
 from onnxlrp.rules.registry import Contribution, Keeps, general, movement, pointwise
 from onnxlrp.rules.step import Step
 
@@ -197,7 +197,13 @@ def identity(step: Step, g: ir.Value) -> list[Contribution]:
     return [g]
 
 
-@general("Cast", "CastLike", elementwise=True, nonnegative=Keeps.INPUTS)
+@movement("StraightThrough", domain=OURS)
+def straight_through(step: Step, g: ir.Value) -> list[Contribution]:
+    """y = actual, as the model computes it; gradient and relevance go to the float view beside it."""
+    return [None, None, g]
+
+
+@general("Cast", elementwise=True, nonnegative=Keeps.INPUTS)
 def cast(step: Step, g: ir.Value) -> list[Contribution]:
     """y = x in another number format. Cutting floats to whole numbers has slope 0, and relevance passes as at Floor."""
     rounds = step.facts.is_float(step.raw(0)) and not step.facts.is_float(step.unit.outputs[0])

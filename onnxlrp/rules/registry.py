@@ -21,15 +21,12 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
-from onnxlrp.graph import Facts, Unit
+from onnxlrp.graph import KEPT, Facts, Unit
 from onnxlrp.rules.step import Step
 
 Contribution = ir.Value | None
 Vjp = Callable[[Step, Any], Sequence[Contribution]]
 """(step, cotangent) → one cotangent per operand, None where nothing flows; with several outputs a tuple goes in."""
-
-OURS = "onnxlrp"
-"""Domain of merged units (never written to a model)."""
 
 
 class Family(enum.Enum):
@@ -150,7 +147,7 @@ def no_signal_operators() -> dict[tuple[str, str], str]:
 
 def blocks(node: ir.Node) -> bool:
     """Whether nothing flows through this node."""
-    return (node.domain, node.op_type) in _NO_SIGNAL
+    return (node.domain, node.op_type) in _NO_SIGNAL or KEPT in node.metadata_props
 
 
 # --- the ways to write an entry --------------------------------------------------------------------------------------

@@ -1,0 +1,124 @@
+"""Fused operators are read as their parts: the same output, the right gradient, and rules by the file's names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from fused_cases import FusedCase, fused_cases, normal
+from one_node import close
+from test_operators import NoDirection, check_gradient, check_relevance
+
+import onnxlrp
+from onnxlrp.errors import ChoiceError, NoRule
+from onnxlrp.lowering import Fused, fused
+from onnxlrp.model import read
+from onnxlrp.prepare import prepare
+from onnxlrp.session import Session
+
+CASES = list(fused_cases())
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("symbolic", [False, True], ids=["fixed", "symbolic"])
+def test_the_parts_give_what_the_fused_operator_gives(case: FusedCase, symbolic: bool) -> None:
+    model, feeds = case.model(symbolic)
+    wanted = Session(read(model).proto, "cpu").run(feeds)
+    prepared = prepare(read(model))
+    assert case.op_type not in {node.op_type for node in prepared.graph if node.domain == case.domain}
+    found = Session(prepared.proto, "cpu").run(feeds)
+    for name, array in wanted.items():
+        close(found[name], array, 1e-5)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_gradient_agrees_with_finite_differences(case: FusedCase) -> None:
+    node, checked = case.case(), 0
+    for output in node.float_outputs:
+        try:
+            check_gradient(node, output)
+            checked += 1
+        except NoDirection:
+            continue
+        finally:
+            check_relevance(node, output)
+    assert checked or case.op_type in STEPS, "no output has a direction in which differences say something"
+
+
+STEPS: frozenset[str] = frozenset()
+"""Operators that are flat wherever they are smooth."""
+
+
+# --- the file's names ------------------------------------------------------------------------------------------------
+
+GEMM = FusedCase("FusedGemm", (normal(3, 4), normal(4, 2), normal(2)), {"activation": "Relu"}, constant=(1, 2))
+
+
+def explain(**choices: object) -> onnxlrp.Explainer:
+    return onnxlrp.Explainer(GEMM.model()[0], preset="epsilon", providers="cpu", **choices)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["fused", "fus*", "FusedGemm", "fused/Gemm"])
+def test_a_rule_for_the_fused_node_reaches_its_parts(key: str) -> None:
+    plan = explain(rules={key: "gamma(0.25)"}).plan
+    assert [str(rule) for _, _, rule, _ in plan.rows()] == ["gamma(0.25)", "pass"]
+    assert str(plan.rule_of("fused")) == "gamma(0.25)"
+
+
+def test_a_rule_that_fits_no_part_is_an_error() -> None:
+    with pytest.raises(ChoiceError, match="fits no part of the fused operator 'fused'"):
+        explain(rules={"fused": "winner-takes-all"})
+
+
+def test_every_part_says_where_it_comes_from() -> None:
+    parts = list(explain().model.graph)
+    assert {node.name.split("/")[0] for node in parts if node.name} == {"fused"}
+
+
+# --- what cannot be lowered ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def an_entry(op_type: str, lowering: fused.Lowering) -> Iterator[None]:
+    """A lowering for a while."""
+    before = fused._LOWERINGS.get((fused.MICROSOFT, op_type))
+    fused.lowered(op_type)(lowering)
+    try:
+        yield
+    finally:
+        del fused._LOWERINGS[fused.MICROSOFT, op_type]
+        if before is not None:
+            fused._LOWERINGS[fused.MICROSOFT, op_type] = before
+
+
+def test_the_plan_tells_why_a_node_is_not_lowered() -> None:
+    def refuses(node: Fused) -> ir.Value:
+        node.emit.Relu(node.x())
+        raise onnxlrp.errors.Unsupported("its moon is not full")
+
+    with an_entry("FusedGemm", refuses):
+        with pytest.raises(NoRule, match="its moon is not full"):
+            explain()
+        forward = onnxlrp.Explainer(GEMM.model()[0], method="occlusion", window=(1,), providers="cpu")
+        assert [node.op_type for node in forward.model.graph] == ["FusedGemm"]
+
+
+def test_a_kept_node_computes_and_its_float_view_explains() -> None:
+    """The model's own values go on; gradient and relevance take the way of the view."""
+
+    def twice_as_seen(node: Fused) -> ir.Value:
+        (actual,) = node.kept()
+        return node.through(actual, node.emit.Gemm(node.x(0), node.x(1), node.x(2)) * 2.0)
+
+    model, feeds = GEMM.model()
+    with an_entry("FusedGemm", twice_as_seen):
+        explainer = onnxlrp.Explainer(model, method="gradient", output="y", providers="cpu")
+        y = explainer.predict(feeds)["y"]
+        close(y, Session(read(model).proto, "cpu").run(feeds)["y"])
+        found = explainer.explain(feeds, target=np.ones_like(y)).relevance["x0"]
+        close(found, np.broadcast_to(2.0 * np.sum(GEMM.operands[1], axis=1), found.shape))  # type: ignore[arg-type]
+        lrp = onnxlrp.Explainer(model, preset="epsilon", output="y", providers="cpu")
+        assert lrp.explain(feeds, target=np.ones_like(y)).relevance["x0"].sum() == pytest.approx(y.sum(), rel=0.5)
