@@ -29,7 +29,7 @@ from onnxlrp.perturbation.replacements import Array, Removal, replacement
 from onnxlrp.perturbation.samples import Skipped
 from onnxlrp.perturbation.statistics import Curves, Series
 from onnxlrp.perturbation.store import Record, Store, digest_of
-from onnxlrp.session import Arrays
+from onnxlrp.session import Arrays, Session
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION
 
@@ -93,7 +93,7 @@ class _Measuring:
         self._grids: dict[tuple[int, ...], Regions] = {}
 
     def over(self, samples: Iterable[Sample | Skipped], progress: Callable[[int], None] | None) -> Curves:
-        started = time.perf_counter()
+        started, inside = time.perf_counter(), Session.seconds
         for group in self._groups(samples):
             self._group(group)
             if progress is not None:
@@ -105,6 +105,7 @@ class _Measuring:
             "total": time.perf_counter() - started,
             "forward": self.predictor.seconds,
             "heatmaps": self.heatmap_seconds,
+            "onnxruntime": Session.seconds - inside,
         }
         return Curves(
             tuple(self.series),

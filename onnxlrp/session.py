@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -29,7 +30,10 @@ class Session:
 
     providers : the execution providers it really runs on, the preferred one first
     notes     : what the choice of provider has to say
+    seconds   : spent inside onnxruntime by all sessions of this process
     """
+
+    seconds: ClassVar[float] = 0.0
 
     def __init__(
         self,
@@ -74,11 +78,14 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> Arrays:
         """Errors: InputError with onnxruntime's reason."""
         names = list(outputs) if outputs is not None else self.outputs
+        started = time.perf_counter()
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:
             shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise InputError(f"The model does not run on {shapes}: {_first_line(error)}") from error
+        finally:
+            Session.seconds += time.perf_counter() - started
 
 
 def choose_providers(providers: str | Sequence[str] | None) -> tuple[list[str], tuple[str, ...]]:

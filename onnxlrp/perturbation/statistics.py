@@ -80,7 +80,8 @@ class Curves:
     series   : the curves, in the order in which methods were given, random last
     records  : one per sample        skipped : samples that could not be measured
     settings : what the numbers depend on        head : how logits become probabilities; None without classes
-    seconds  : total, forward (perturbed copies inside onnxruntime), heatmaps        runs : rows that were run
+    seconds  : total, forward (perturbed copies), heatmaps, and onnxruntime (of all, what was spent inside it)
+    runs     : rows that were run
     """
 
     series: tuple[Series, ...]
