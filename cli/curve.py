@@ -276,9 +276,7 @@ def _print(curves: Curves, score: str, folder: Path, names: list[str], metrics: 
         warn(["The score never moved: an untrained model with constant weights, or regions that it does not look at."])
     skipped = f", {len(curves.skipped)} skipped" if curves.skipped else ""
     share = curves.seconds["onnxruntime"] / max(curves.seconds["total"], 1e-9)
-    say(
-        f"\n{len(curves.records)} measured{skipped} in {curves.seconds['total']:.1f} s ({share:.0%} inside onnxruntime)."
-    )
+    say(f"\n{len(curves.records)} measured{skipped} in {curves.seconds['total']:.1f} s ({share:.0%} in onnxruntime).")
     say(f"{', '.join(names)} in {folder}.")
 
 

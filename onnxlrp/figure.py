@@ -67,7 +67,7 @@ def figure(
         _show(drawing.add_subplot(cells[0, column]), drawn, panel.title)
     for run in _runs(panels, limits, scale):
         bar_axis = drawing.add_subplot(cells[1, run[0] + first : run[-1] + first + 1])
-        _colour_bar(drawing, panels[run[0]].kind, limits[run[0]], cax=bar_axis)
+        colour_bar(drawing, panels[run[0]].kind, limits[run[0]], cax=bar_axis)
     return drawing
 
 
@@ -85,7 +85,7 @@ def grid(
     rows = -(-len(panels) // columns)
     limits = _limits(panels, scale, percentile)
     bar_rows = rows if scale == "image" else 1
-    drawing = _new_figure(CELL * columns, (_proportion(panels[0].map) * CELL + 0.25) * rows + 0.35 * bar_rows, title)
+    drawing = new_figure(CELL * columns, (_proportion(panels[0].map) * CELL + 0.25) * rows + 0.35 * bar_rows, title)
     axes = list(drawing.subplots(rows, columns, squeeze=False).flat)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
@@ -94,7 +94,7 @@ def grid(
     for group in _groups(panels, scale):
         owners = [axes[number] for number in group]
         aspect = 25 * len({number % columns for number in group})
-        _colour_bar(drawing, panels[group[0]].kind, limits[group[0]], ax=owners, aspect=aspect, pad=0.02)
+        colour_bar(drawing, panels[group[0]].kind, limits[group[0]], ax=owners, aspect=aspect, pad=0.02)
     return drawing
 
 
@@ -176,8 +176,9 @@ def _proportion(drawn: Map | Picture) -> float:
     return float(np.clip(drawn.shape[0] / max(1, drawn.shape[1]), 0.25, 2.5))
 
 
-def _new_figure(width: float, height: float, title: str) -> Figure:
-    lines = textwrap.wrap(title, max(20, int(12 * width)))
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """An empty figure of so many inches, and what its title needs on top of them."""
+    lines = [line for part in title.splitlines() for line in textwrap.wrap(part, max(20, int(12 * width)))]
     packing = ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.05, hspace=0.0, wspace=0.02)
     drawing = Figure(figsize=(width, height + 0.3 * len(lines)), layout=packing)
     FigureCanvasAgg(drawing)
@@ -189,7 +190,7 @@ def _new_figure(width: float, height: float, title: str) -> Figure:
 def _laid_out(columns: int, drawn: Map | Picture, title: str) -> tuple[Figure, Any]:
     """A row of cells with a low row for colour bars below it."""
     height = CELL * _proportion(drawn)
-    drawing = _new_figure(CELL * columns, height + 0.45, title)
+    drawing = new_figure(CELL * columns, height + 0.45, title)
     return drawing, drawing.add_gridspec(2, columns, height_ratios=[height, 0.09])
 
 
@@ -202,7 +203,8 @@ def _show(axis: Any, picture: Picture, title: str) -> None:
         edge.set_color("0.75")
 
 
-def _colour_bar(drawing: Figure, kind: str, limit: float, **place: Any) -> None:
+def colour_bar(drawing: Figure, kind: str, limit: float, **place: Any) -> None:
+    """A bar for values up to `limit`.  place : `ax` or `cax` and what else matplotlib takes"""
     span = limit or 1.0
     ends = (-span, span) if kind == "signed" else (0.0, span)
     bar = drawing.colorbar(ScalarMappable(Normalize(*ends), COLOURMAPS[kind]), orientation="horizontal", **place)
@@ -221,7 +223,7 @@ def _number(value: float) -> str:
 
 
 def _bars_by_position(numbers: Map, title: str, kind: str) -> Figure:
-    drawing = _new_figure(7, 2.4, title)
+    drawing = new_figure(7, 2.4, title)
     axis = drawing.subplots()
     axis.bar(np.arange(numbers.size), numbers, width=1.0, color=_bar_colours(numbers, kind))
     axis.set_xlabel("position", fontsize=9)
@@ -235,7 +237,7 @@ def _bars_by_size(numbers: Map, names: list[str], title: str, kind: str, most: i
     lengths = list(numbers[shown]) + ([float(numbers[others].sum())] if len(others) else [])
     labels = [names[number] for number in shown] + ([f"{len(others)} others"] if len(others) else [])
     colours = _bar_colours(np.asarray(lengths), kind)
-    drawing = _new_figure(6, 0.6 + 0.27 * max(3, len(lengths)), title)
+    drawing = new_figure(6, 0.6 + 0.27 * max(3, len(lengths)), title)
     axis = drawing.subplots()
     drawn = axis.barh(np.arange(len(lengths)), lengths, color=colours, height=0.75)
     axis.bar_label(drawn, fmt=_number, padding=3, fontsize=8)

@@ -13,7 +13,7 @@ import re
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,16 @@ from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Band, Curves, Seri
 from onnxlrp.report.curve_files import BASELINE, COLOURS, save_figure
 
 ROOT = Path(__file__).resolve().parents[2]
+MANY = 66
+"""Photos, at most, for methods of many passes per photo: a heatmap takes them as long as 100 perturbed copies."""
+
 PRESETS = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")
 METHODS = {
     "sensitivity": ("sensitivity", {}),
     "gradient × input": ("gradient-x-input", {}),
     **{f"LRP {preset}": ("lrp", {"preset": preset}) for preset in PRESETS},
+}
+METHODS_OF_MANY_PASSES = {
     "integrated gradients": ("integrated-gradients", {"steps": 20}),
     "occlusion": ("occlusion", {"window": (3, 32, 32), "stride": (3, 16, 16)}),
 }
@@ -67,11 +72,52 @@ SUBJECTS = {
 }
 
 
-def measure(subject: Subject, zoo: Path, photos: Path, count: int, store: Path) -> Curves:
+@dataclass(frozen=True)
+class Measured:
+    """one_pass : methods of one pass and random order, all photos    all : every method, the first `MANY`"""
+
+    one_pass: Curves
+    all: Curves
+
+
+def measure(subject: Subject, choices: argparse.Namespace) -> Measured:
+    """Both sets meet the same noise on one photo, so their curves stand side by side."""
+    one_pass = measure_set(subject, choices, METHODS, choices.count, subject.folder)
+    name = f"{subject.folder}-many"
+    many = measure_set(subject, choices, METHODS_OF_MANY_PASSES, min(MANY, choices.count), name, baseline=False)
+    return Measured(one_pass, joined(one_pass, many))
+
+
+def joined(one: Curves, other: Curves) -> Curves:
+    """The series of both, over the samples that both hold."""
+    found = {record.name: record for record in other.records}
+    records = [
+        replace(
+            record,
+            value=np.concatenate([record.value, found[record.name].value]),
+            log_probability=np.concatenate([record.log_probability, found[record.name].log_probability]),
+            best=np.concatenate([record.best, found[record.name].best]),
+        )
+        for record in one.records
+        if record.name in found
+    ]
+    return replace(one, series=(*one.series, *other.series), records=tuple(records))
+
+
+def measure_set(
+    subject: Subject,
+    choices: argparse.Namespace,
+    methods: dict[str, tuple[str, dict[str, object]]],
+    count: int,
+    name: str,
+    *,
+    baseline: bool = True,
+) -> Curves:
+    zoo, photos, store = choices.zoo, choices.photos, choices.store
     model = read(zoo / subject.folder / "model.onnx")
     meaning = meaning_of(model, {"preprocessing": subject.preprocessing, "kind": "image", "layout": "NCHW"})
     common = {"batch_size": subject.batch_size, "layout": "NCHW", "box": meaning.box(), "providers": "cpu"}
-    explainers = {name: Explainer(model, method, **common, **more) for name, (method, more) in METHODS.items()}
+    explainers = {title: Explainer(model, method, **common, **more) for title, (method, more) in methods.items()}
     paths = expand([photos])
     paths = [path for start in range(EVERY) for path in paths[start::EVERY]][:count]
     started = time.perf_counter()
@@ -80,15 +126,22 @@ def measure(subject: Subject, zoo: Path, photos: Path, count: int, store: Path) 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(f"{subject.title}: {done} photos, {time.perf_counter() - started:.0f} s, {peak} MB at most", flush=True)
 
-    return measure_curves(
+    curves = measure_curves(
         explainers,
         samples_of(paths, model, meaning),
-        Protocol(around=surroundings("NCHW", 3, meaning.box())),
+        Protocol(around=surroundings("NCHW", 3, meaning.box()), baseline=baseline),
         label=class_of,
-        store=store / f"{subject.folder}.jsonl",
+        store=store / f"{name}.jsonl",
         resume=True,
         progress=tell,
     )
+    total = curves.seconds["total"]
+    print(
+        f"{subject.title}: {total:.0f} s, of which inside onnxruntime {curves.seconds['onnxruntime'] / total:.1%}: "
+        f"perturbed copies {curves.seconds['forward'] / total:.1%}, heatmaps {curves.seconds['heatmaps'] / total:.1%}",
+        flush=True,
+    )
+    return curves
 
 
 def class_of(sample: Sample) -> int:
@@ -187,16 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--note", default="", help="a sentence on the run, for the page")
     choices = parser.parse_args(arguments)
     names = choices.model or list(SUBJECTS)
-    measured = {
-        name: measure(SUBJECTS[name], choices.zoo, choices.photos, choices.count, choices.store) for name in names
-    }
-    for name, curves in measured.items():
-        total = curves.seconds["total"]
-        print(
-            f"{SUBJECTS[name].title}: {total:.0f} s, of which inside onnxruntime "
-            f"{curves.seconds['onnxruntime'] / total:.1%}: perturbed copies {curves.seconds['forward'] / total:.1%}, "
-            f"heatmaps {curves.seconds['heatmaps'] / total:.1%} of it all"
-        )
+    measured = {name: measure(SUBJECTS[name], choices) for name in names}
     save_figure(draw(measured), choices.docs / "images" / "paper-images.png")
     command = "python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
     put(choices.docs / "paper.md", section(measured, f"{command} --count {choices.count}", choices.note))

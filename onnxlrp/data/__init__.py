@@ -10,9 +10,11 @@ from pathlib import Path
 
 from onnxlrp.data import arrays
 from onnxlrp.data.arrays import load_arrays
+from onnxlrp.data.audio import Sound
 from onnxlrp.data.image import load_image, preprocess, unflatten, unprocess
 from onnxlrp.data.meaning import Meaning, ModelInput, inputs_of, meaning_of
 from onnxlrp.data.sample import LOADERS, Input, Sample, loader
+from onnxlrp.data.series import load_series
 from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.data.text import load_text
 from onnxlrp.data.tokens import Words
@@ -24,11 +26,13 @@ __all__ = [
     "ModelInput",
     "Sample",
     "Sidecar",
+    "Sound",
     "Words",
     "expand",
     "inputs_of",
     "load",
     "load_image",
+    "load_series",
     "load_text",
     "loader",
     "meaning_of",

@@ -35,6 +35,13 @@ def text(value: object) -> str:
     return value
 
 
+def positive(value: object) -> float:
+    """A number above zero."""
+    if not _is_number(value) or float(value) <= 0:  # type: ignore[arg-type]
+        raise ValueError("a number above 0")
+    return float(value)  # type: ignore[arg-type]
+
+
 def axis_letters(value: object) -> str:
     """The input's axes in order, a letter each: batch, channel, height, width, time, depth, length, feature."""
     if not isinstance(value, str) or not value or set(value) - set(AXES) or len(set(value)) < len(value):

@@ -50,6 +50,8 @@ KEYS: dict[str, fields.Check] = {
     "box": fields.box,
     "labels": lambda value: value if isinstance(value, str) and value else fields.names(value),
     "features": fields.names,
+    "rate": fields.positive,
+    "spectrogram": fields.table,
     "tokenizer": fields.text,
     "logits": fields.text,
     "about": fields.table,
@@ -63,7 +65,8 @@ class Sidecar:
     name    : the model's name, for titles        size      : (height, width) of the picture the model sees
     layout  : axes of the input, a letter each    resize    : how a photo gets that size
     box     : lowest and highest input            labels    : one per class
-    features: column names
+    features: column names, channel names
+    rate    : samples per second of a recording or series        spectrogram : how a recording becomes features
     tokenizer, logits : a file beside the model; the tensor that holds the logits
     """
 
@@ -80,6 +83,8 @@ class Sidecar:
     box: tuple[Levels, Levels] | None = None
     labels: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
+    rate: float | None = None
+    spectrogram: dict[str, object] | None = None
     tokenizer: str | None = None
     logits: str | None = None
     about: dict[str, object] = field(default_factory=dict)

@@ -9,9 +9,13 @@ from __future__ import annotations
 from onnxlrp.data import Sample, Sidecar
 from onnxlrp.report.plain import plain_view
 from onnxlrp.report.sheet import Drawing, Shown, Style, View
+from onnxlrp.report.sounds import sound_view
+from onnxlrp.report.traces import trace_view
 from onnxlrp.report.words import word_view
 
 VIEWS: dict[str, View] = {
+    "audio": sound_view,
+    "series": trace_view,
     "text": word_view,
 }
 
