@@ -239,7 +239,10 @@ def test_pickles_and_broken_files_are_never_loaded(tmp_path: Path) -> None:
         load(tmp_path / "absent.npy", Sidecar(), [IMAGE])
 
 
-def test_a_kind_without_a_loader_is_an_error_that_lists_the_loaders(tmp_path: Path) -> None:
+def test_a_kind_without_a_loader_is_an_error_that_lists_the_loaders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(LOADERS, "audio")
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with pytest.raises(InputError, match=r"a\.wav: no loader for kind 'audio'.*image"):
         load(tmp_path / "a.wav", Sidecar(kind="audio"), [IMAGE])
