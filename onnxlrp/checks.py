@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.compile import Request, compile_model
+from onnxlrp.deployed import is_quantised
 from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
@@ -26,6 +27,7 @@ from onnxlrp.rules.decompositions import Epsilon, Rule
 from onnxlrp.rules.registry import Family
 from onnxlrp.rules.simple import Pass, Route, WinnerTakesAll
 from onnxlrp.session import Session
+from onnxlrp.unrounded import without_rounding
 
 FORWARD_TOLERANCE = 1e-4
 """Relative to the largest output: room for another order of float32 sums."""
@@ -171,12 +173,21 @@ def _gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
     random = np.random.default_rng(seed)
     point = feeds | {n: _nearby(feeds[n], random) for n in floats}
     target = _frozen_seed(gradient, point)
+    forward, detail = _differentiable(gradient, point)
     found = {n: gradient.explain(point, target=target).relevance[n].astype(np.float64) for n in floats}
     worst = 0.0
     for _ in range(DIRECTIONS):
         direction = {n: _direction(found[n], random) for n in floats}
-        worst = max(worst, _best_error(gradient, point, direction, target, found))
-    return Finding(name, worst <= GRADIENT_TOLERANCE, worst, GRADIENT_TOLERANCE, "relative")
+        worst = max(worst, _best_error(forward, point, direction, target, found))
+    return Finding(name, worst <= GRADIENT_TOLERANCE, worst, GRADIENT_TOLERANCE, "relative", detail)
+
+
+def _differentiable(gradient: Explainer, point: Arrays) -> tuple[Explainer, str]:
+    """What differences are taken of: the model, or, where it rounds to integers, the model without its rounding."""
+    if not is_quantised(gradient.model.graph):
+        return gradient, ""
+    smooth = gradient.over(without_rounding(gradient.model, point, gradient.providers), "finite-difference")
+    return smooth, "of the model without its rounding; a step function has no finite differences"
 
 
 def _nearby(array: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
@@ -230,7 +241,7 @@ def _moved(feeds: Arrays, direction: Arrays, amount: float) -> Arrays:
 
 
 def _score_at(explainer: Explainer, feeds: Arrays, seed: np.ndarray[Any, Any]) -> float:
-    return float((explainer.forward_value(feeds).astype(np.float64) * seed).sum())
+    return float((explainer.forward_value(feeds).astype(np.float64).reshape(seed.shape) * seed).sum())
 
 
 def _lrp0_is_gradient_times_input(model: Model, gradient: Explainer, feeds: Arrays, shared: dict[str, Any]) -> Finding:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxlrp.backward import reverse
+from onnxlrp.deployed import is_quantised, keep_deployed
 from onnxlrp.emit import Emit
 from onnxlrp.errors import ChoiceError
 from onnxlrp.ledger import Ledger
@@ -111,6 +112,8 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
             names = _declare_outputs(emit, graph, relevance, request, reference)
             score = _declare(emit, graph, start.score, SCORE, None)
             sums = _declare(emit, graph, ledger.total(emit), LEDGER, None) if ledger is not None else None
+        if is_quantised(graph):
+            keep_deployed(graph_model, model.copy(), emit)
     graph_model.metadata_props.update(request.metadata | _rules_of(plan))
     graph_model.producer_name = "onnxlrp"
     passes.RemoveUnusedNodesPass()(graph_model)

@@ -101,6 +101,19 @@ class Explainer:
         else:
             self._require_floats()
 
+    def over(self, model: Model, method: str) -> Explainer:
+        """Another method on another form of the same model, which explains the same tensors."""
+        return Explainer(
+            model,
+            method,
+            output=self._output,
+            inputs=self._inputs,
+            logits=None if self._output is not None else self.output.tensor.name,
+            labels=self.labels,
+            providers=self.providers,
+            batch_size=self.batch_size,
+        )
+
     # --- what was decided --------------------------------------------------------------------------------------------
 
     @property

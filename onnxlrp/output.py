@@ -10,7 +10,9 @@ from onnxlrp.errors import ChoiceError, no_such
 from onnxlrp.graph import FLOATS
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
-_SAME_ELEMENTS = frozenset({"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout", "Cast"})
+_SAME_ELEMENTS = frozenset(
+    {"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear"}
+)
 _LABELS = frozenset(
     {
         "ZipMap",
@@ -153,7 +155,7 @@ def _logits(value: ir.Value) -> ir.Value:
     """Step back from final probabilities, also behind Reshape, Flatten, Identity, to the logits."""
     found = value
     while True:
-        node = found.producer()
+        node = _before_rounding(found.producer())
         if node is None or node.domain or node.inputs[0] is None or node.inputs[0].dtype not in FLOATS:
             return value
         if node.op_type in _PROBABILITIES:
@@ -163,6 +165,14 @@ def _logits(value: ir.Value) -> ir.Value:
         if node.op_type not in _SAME_ELEMENTS:
             return value
         found = node.inputs[0]
+
+
+def _before_rounding(node: ir.Node | None) -> ir.Node | None:
+    """The QuantizeLinear in front of a DequantizeLinear: together they give the same elements, rounded."""
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return node
+    rounding = node.inputs[0].producer()
+    return rounding if rounding is not None and rounding.op_type == "QuantizeLinear" else node
 
 
 def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:

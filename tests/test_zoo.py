@@ -16,9 +16,6 @@ ZOO = SHARED / "zoo"
 
 LATER = {
     "models--shufflenet-v2-12-int8": "QLinearConv, QLinearMatMul, com.microsoft QLinearAdd",
-    "emx-onnx-cgen--micro_kws_m_static_qdq": "QDQ: onnxruntime fuses the integers, so both runs round differently",
-    "onnxruntime-qnn--csharp__tools__MauiModelTester__Resources__Raw__test_data__model": "QDQ, as above",
-    "rtml--mobilenetv2-12-qdq": "QDQ: a step function has no finite differences",
     "silero-vad--silero_vad_op18_ifless": "If",
     "onnxruntime-qnn--gpt2_attention_opt_skiplayernorm": "com.microsoft Attention, SkipLayerNormalization",
     "onnxruntime-qnn--onnxruntime__test__python__transformers__test_data__models__bert_3d_attention_opt": (

@@ -14,6 +14,7 @@ from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
 from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.time_first import put_time_first
+from onnxlrp.prepare.unsigned import make_unsigned
 from onnxlrp.prepare.widen import widen
 
 PREPARED = "prepared"
@@ -32,6 +33,7 @@ def prepare(model: Model) -> Model:
         widen(proto),
         lower(proto),
         observe_unknown(proto),
+        make_unsigned(proto),
     ]
     proto.meta[PREPARED] = True
     return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))
