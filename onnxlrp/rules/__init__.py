@@ -13,6 +13,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     recurrent,
     reduction,
     resize,
+    sampling,
     softmax,
 )
 from onnxlrp.rules.decompositions import AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus

@@ -116,12 +116,12 @@ def in_proportion(operator: Operator, step: Step, relevance: ir.Value, eps: floa
 
     For operands that multiply each other this counts y once per factor, so each gets an equal part of it.
     """
-    y = step.y()
+    y, carriers = step.y(), operator.carriers(step.signals)
     s = step.emit.quotient(relevance, y, eps, nonnegative=step.nonnegative(step.unit.outputs[0]))
-    factors = [index for index in step.signals if index in operator.factors]
+    factors = [index for index in carriers if index in operator.factors]
     report_stabiliser(step, s, y, eps)
-    contributions = list(operator.vjp(step, s))
-    for index in step.signals:
+    contributions = [back if i in carriers else None for i, back in enumerate(operator.vjp(step, s))]
+    for index in carriers:
         back = contributions[index]
         if back is not None:
             share = step.x(index) * back

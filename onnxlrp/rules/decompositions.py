@@ -78,7 +78,7 @@ class Decomposition(Rule):
 
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         assert operator.linear_map is not None
-        linear = operator.linear_map(step, step.signals[0])
+        linear = operator.linear_map(step, operator.carriers(step.signals)[0])
         if linear.signed and self.needs_weights:
             raise Unsupported(
                 f"The rule '{self}' looks at the sign of each weight; those of {step.unit} stand in no tensor. "

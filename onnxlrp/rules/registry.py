@@ -80,6 +80,8 @@ class Operator:
     vjp         : the gradient, for every differentiable operand
     family      : decides the default relevance rule
     factors     : operands that multiply each other (Conv: data and weight); the others add
+    parameters  : operands that shape the map (where to read, how far to open): they have a gradient, and relevance
+                  goes past them to the operands beside them
     linear_map  : for linear operators, the map of a given operand
     relevance   : its own relevance rule, (step, relevance) → one entry per operand; None = from the family
     derivative  : for pointwise operators, dy/dx
@@ -93,6 +95,7 @@ class Operator:
     vjp: Vjp
     domain: str = ""
     factors: tuple[int, ...] = ()
+    parameters: tuple[int, ...] = ()
     linear_map: Callable[[Step, int], LinearMap] | None = None
     relevance: Vjp | None = None
     derivative: Callable[..., ir.Value] | None = None
@@ -105,10 +108,17 @@ class Operator:
     layer: str = ""
     scale_outputs: Callable[[Step, ir.Value, ir.Value], ir.Value] | None = None
 
+    def carriers(self, signals: Sequence[int]) -> list[int]:
+        """The signals that share the relevance: all but the parameters, unless there is nothing else."""
+        return [index for index in signals if index not in self.parameters] or list(signals)
+
     def family_for(self, signals: Sequence[int]) -> Family:
         """Linear with one signal, a sum with several that add, a product with several that multiply."""
         if self.family is not Family.LINEAR:
             return self.family
+        signals = self.carriers(signals)
+        if self.relevance is not None and all(index in self.parameters for index in signals):
+            return Family.POINTWISE
         if sum(index in self.factors for index in signals) > 1:
             return Family.PRODUCT
         return Family.LINEAR if len(signals) == 1 else Family.SUM
