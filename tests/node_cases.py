@@ -21,6 +21,9 @@ Array = np.ndarray[Any, Any]
 
 FIXED, FED = "fixed", "fed"
 
+EARLIER_OPSETS = (21, 20, 18, 16)
+"""Where a case is tried as well, when onnxruntime has no kernel for the opset that it is written in."""
+
 NOT_DIFFERENTIABLE: Mapping[str, tuple[int, ...]] = {
     "CastLike": (1,),
     "Dropout": (1,),
@@ -170,16 +173,19 @@ def _put_axis_in_front(model: onnx.ModelProto) -> None:
 
 
 def _take_to_loadable_opset(model: onnx.ModelProto) -> None:
-    """State a case of a later opset in the highest one that onnxruntime loads; onnxruntime tells if that is no case."""
-    for entry in model.opset_import:
-        if not entry.domain and entry.version > _highest_opset():
-            entry.version = _highest_opset()
+    """State a case of a later opset in the highest one that onnxruntime has a kernel for, if it is one there."""
     model.ir_version = min(model.ir_version, 11)
-    try:
-        onnx.checker.check_model(model)
-        Case("", "", model, {}, ()).session()
-    except Exception as error:
-        raise NotUsable(f"onnxruntime does not run it: {str(error).splitlines()[0][:120]}") from error
+    default = next(entry for entry in model.opset_import if not entry.domain)
+    given, reason = min(default.version, _highest_opset()), ""
+    for version in (given, *(opset for opset in EARLIER_OPSETS if opset < given)):
+        default.version = version
+        try:
+            onnx.checker.check_model(model)
+            Case("", "", model, {}, ()).session()
+            return
+        except Exception as error:
+            reason = reason or str(error).splitlines()[0][:120]
+    raise NotUsable(f"onnxruntime does not run it: {reason}")
 
 
 @functools.cache
@@ -244,6 +250,18 @@ def _ints(*values: Any) -> Array:
     return np.array(values, np.int64)
 
 
+def _image() -> Array:
+    return _floats(2, 3, 6, 7)
+
+
+def _boxes() -> Array:
+    """One that reaches beyond the image, one that is smaller than a pixel on one side."""
+    return np.array([[-1.3, 0.7, 8.4, 5.1], [1.1, 2.2, 3.3, 2.9]], np.float32)
+
+
+_table: dict[str, Any] = {"output_height": 3, "output_width": 2, "spatial_scale": 0.9}
+
+
 @functools.cache
 def _own_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]]:
     """What the standard has no case for, or none that distinguishes a right rule from a wrong one."""
@@ -290,6 +308,24 @@ def _own_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]
         _own("einsum_diagonals", "Einsum", [_floats(3, 3, 2, 2), _floats(2, 4)], equation="iijj,jk->ki", opset=16),
         _own("einsum_trace_and_sum", "Einsum", [_floats(3, 3, 4)], equation="iij->"),
         _own("global_lp_pool", "GlobalLpPool", [_floats(2, 3, 4, 4)], p=3),
+        _own("roi_align_adaptive", "RoiAlign", [_image(), _boxes(), _ints(1, 0)], opset=16, **_table),
+        _own("roi_align_max", "RoiAlign", [_image(), _boxes(), _ints(1, 0)], opset=16, mode="max", **_table),
+        _own(
+            "roi_align_pixel_corners",
+            "RoiAlign",
+            [_image(), _boxes(), _ints(1, 1)],
+            opset=16,
+            coordinate_transformation_mode="output_half_pixel",
+            sampling_ratio=1,
+            **_table,
+        ),
+        _own(
+            "max_roi_pool_overlap",
+            "MaxRoiPool",
+            [_image(), np.concatenate([[[1], [0]], _boxes()], axis=1).astype(np.float32)],
+            opset=16,
+            pooled_shape=[2, 3],
+        ),
         _own("trilu_upper", "Trilu", [x]),
         _own("trilu_lower", "Trilu", [x, np.array(-1, np.int64)], upper=0),
     ]

@@ -2,6 +2,7 @@
 
 from onnxlrp.rules import (  # noqa: F401 - importing registers
     arithmetic,
+    deformable,
     indexing,
     linear,
     movement,
@@ -12,9 +13,12 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     quantised,
     recurrent,
     reduction,
+    regions,
     resize,
+    roi_align,
     sampling,
     softmax,
+    spectral,
 )
 from onnxlrp.rules.decompositions import AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 from onnxlrp.rules.named import RULES, parse_rule

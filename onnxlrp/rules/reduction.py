@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.rules.crossing import STABILISER
+from onnxlrp.rules.crossing import STABILISER, report_stabiliser
 from onnxlrp.rules.registry import Bilinear, Contribution, Keeps, Vjp, choice, general, linear
 from onnxlrp.rules.step import Step
 
@@ -159,6 +159,39 @@ def _directions(step: Step, *, back: bool) -> dict[str, int]:
 
 def _sum_back(step: Step, values: ir.Value) -> ir.Value:
     return step.emit.CumSum(values, step.raw(1), **_directions(step, back=True))
+
+
+def cofactors(step: Step) -> ir.Value:
+    """∂det/∂x, by the determinants of the minors: defined where the matrix has no inverse, too."""
+    emit, size = step.emit, step.dims()[-1]
+    if size == 1:
+        return emit.ones_like(step.x())
+    n = emit.Squeeze(emit.dim(step.raw(0), step.rank() - 1), [0])
+    row = emit.Unsqueeze(emit.Range(0, n, 1), [1])
+    left = emit.Unsqueeze(emit.Range(0, emit.Sub(n, 1), 1), [0])
+    kept = emit.Add(left, emit.Cast(emit.GreaterOrEqual(left, row), to=ir.DataType.INT64))  # (n, n − 1): all but one
+    lead = list(range(step.rank() - 2))
+    rows = emit.Gather(step.x(), kept, axis=len(lead))
+    minors = emit.Gather(rows, kept, axis=len(lead) + 2)
+    i, a, j, b = (len(lead) + k for k in range(4))
+    signs = emit.Cast(emit.Mod(emit.Add(row, emit.Transpose(row, perm=[1, 0])), 2), to=ir.DataType.FLOAT)
+    found: ir.Value = emit.Det(emit.Transpose(minors, perm=[*lead, i, j, a, b])) * (1.0 - signs * 2.0)
+    return found
+
+
+def _det_relevance(step: Step, relevance: ir.Value) -> list[Contribution]:
+    """A sum of products with one factor per row: in proportion to each product, in equal parts to its factors."""
+    emit, rank = step.emit, step.rank()
+    s = emit.Unsqueeze(emit.quotient(relevance, step.y(), STABILISER), [-2, -1])
+    report_stabiliser(step, emit.Squeeze(s, [-2, -1]), step.y(), STABILISER)
+    n = emit.Cast(emit.dim(step.raw(0), rank - 1), to=ir.DataType.FLOAT)
+    return [step.x() * cofactors(step) * s / n]
+
+
+@general("Det", relevance=_det_relevance, conserves="up to epsilon", source="the Leibniz formula")
+def det(step: Step, g: ir.Value) -> list[Contribution]:
+    """g · cofactor."""
+    return [cofactors(step) * step.emit.Unsqueeze(g, [-2, -1])]
 
 
 # --- norms and logarithms --------------------------------------------------------------------------------------------
