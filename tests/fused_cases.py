@@ -33,6 +33,7 @@ class FusedCase:
     operands : arrays in the node's order; None for one that is absent
     outputs  : how many of its outputs are named; an empty name leaves one out
     constant : positions of operands that stay as they are; all other floats get relevance
+    weights  : positions of operands whose sizes onnxruntime has to know
     """
 
     op_type: str
@@ -40,6 +41,7 @@ class FusedCase:
     attributes: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ("y",)
     constant: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
     domain: str = MICROSOFT
     opset: int = 16
 
@@ -56,8 +58,8 @@ class FusedCase:
         graph = helper.make_graph(
             [node],
             "fused",
-            [_declared(name, array, symbolic) for name, array in fed.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in self.outputs if name],
+            [_declared(name, array, symbolic and int(name[1:]) not in self.weights) for name, array in fed.items()],
+            [_output(name) for name in self.outputs if name],
             [onnx.numpy_helper.from_array(a, name) for name, a in arrays.items() if name not in fed],
         )
         opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid(MICROSOFT, 1)]
@@ -74,8 +76,15 @@ def _declared(name: str, array: Array, symbolic: bool) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), shape)
 
 
+def _output(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.INT32 if name == "lengths" else TensorProto.FLOAT, None)
+
+
 def fused_cases() -> Iterator[FusedCase]:
     yield from _linear()
+    yield from _products()
+    yield from _activations()
+    yield from _normalisations()
 
 
 # --- linear operators with something fused ---------------------------------------------------------------------------
@@ -92,3 +101,70 @@ def _linear() -> Iterator[FusedCase]:
     yield FusedCase("FusedConv", (image, kernel, bias), {"activation": "HardSigmoid", "activation_params": [0.2, 0.4]})
     yield FusedCase("FusedConv", (image, kernel, None, normal(2, 4, 2, 2)), {"strides": [2, 2]})
     yield FusedCase("FusedConv", (image, kernel, bias), {"activation": "Clip", "activation_params": [0.0, 6.0]})
+
+
+def _products() -> Iterator[FusedCase]:
+    a, b = normal(2, 3, 4), normal(2, 4, 5)
+    at, bt = np.ascontiguousarray(a.transpose(0, 2, 1)), np.ascontiguousarray(b.transpose(0, 2, 1))
+    yield FusedCase("FusedMatMul", (a, b), {"alpha": 0.25})
+    yield FusedCase("FusedMatMul", (at, bt), {"transA": 1, "transB": 1})
+    yield FusedCase("FusedMatMul", (normal(3, 2, 4), b), {"transBatchA": 1})
+    yield FusedCase("FusedMatMul", (a, normal(4, 2, 5)), {"transBatchB": 1, "alpha": 2.0})
+    yield FusedCase("FusedMatMul", (a, normal(5, 2, 4)), {"transBatchB": 1, "transB": 1})
+    yield FusedCase("TransposeMatMul", (a, bt), {"transB": 1})
+
+
+# --- activations -----------------------------------------------------------------------------------------------------
+
+
+def _activations() -> Iterator[FusedCase]:
+    x, bias = normal(2, 3, 4), normal(4)
+    yield FusedCase("Gelu", (x,))
+    yield FusedCase("Gelu", (x,), opset=20)
+    yield FusedCase("BiasGelu", (x, bias))
+    yield FusedCase("FastGelu", (x,))
+    yield FusedCase("FastGelu", (x, bias))
+    yield FusedCase("FastGelu", (x, bias), opset=20)
+    yield FusedCase("QuickGelu", (x,))
+    yield FusedCase("QuickGelu", (x,), {"alpha": 1.0})
+
+
+# --- normalisations --------------------------------------------------------------------------------------------------
+
+
+def _normalisations() -> Iterator[FusedCase]:
+    x, skip, scale, shift, bias = normal(2, 3, 8), normal(2, 3, 8) * 2, positive(8), normal(8), normal(8) * 0.5
+    for opset in (16, 17):
+        yield FusedCase("SkipLayerNormalization", (x, skip, scale, shift, bias), {"epsilon": 1e-5}, opset=opset)
+        yield FusedCase("SkipLayerNormalization", (x, skip, scale), {"epsilon": 1e-3}, opset=opset)
+    everything = ("y", "", "", "sum")
+    yield FusedCase("SkipLayerNormalization", (x, skip, scale, shift), {}, everything)
+    yield FusedCase("SkipLayerNormalization", (x, normal(1, 3, 8), scale, shift, bias), {}, everything)
+    yield FusedCase("SkipSimplifiedLayerNormalization", (x, skip, scale, bias), {"epsilon": 1e-6}, everything)
+    yield FusedCase("SkipSimplifiedLayerNormalization", (x, skip, scale), {"epsilon": 1e-6})
+    yield FusedCase("SimplifiedLayerNormalization", (x, scale), {"axis": -1, "epsilon": 1e-6}, domain="")
+    yield FusedCase("SimplifiedLayerNormalization", (x, normal(3, 8)), {"axis": 1, "epsilon": 1e-6}, domain="")
+    tokens, segments = (
+        np.array([[3, 1, 0, 2], [1, 1, 4, 0]], np.int32),
+        np.array([[0, 0, 1, 1], [0, 1, 1, 1]], np.int32),
+    )
+    words, places, kinds = normal(5, 8), normal(6, 8), normal(2, 8)
+    mask, order = np.array([[1, 1, 1, 0], [1, 1, 0, 0]], np.int32), np.array([[3, 2, 1, 0]], np.int32)
+    embedded, table = ("y", "", "sum"), (2, 3, 4, 5, 6)
+    yield FusedCase(
+        "EmbedLayerNormalization", (tokens, segments, words, places, kinds, scale, shift), {}, embedded, weights=table
+    )
+    yield FusedCase(
+        "EmbedLayerNormalization",
+        (tokens, None, words, places, None, scale, shift),
+        {},
+        ("y", "lengths"),
+        weights=table,
+    )
+    yield FusedCase(
+        "EmbedLayerNormalization",
+        (tokens, segments, words, places, kinds, scale, shift, mask, order),
+        {"epsilon": 1e-5, "mask_index_type": 1},
+        ("y", "lengths"),
+        weights=table,
+    )
