@@ -88,8 +88,8 @@ def bias_split_gelu(node: Fused) -> ir.Value:
 
 def halves(node: Fused, x: ir.Value, axis: int) -> tuple[ir.Value, ir.Value]:
     """Both halves along an axis, of whatever size."""
-    outputs = {"num_outputs": 2} if node.opset >= 18 else {}
-    left, right = node.emit.nodes("Split", x, outputs=2, axis=axis, **outputs)
+    count = 2 if node.opset >= 18 else None
+    left, right = node.emit.nodes("Split", x, outputs=2, axis=axis, num_outputs=count)
     return left, right
 
 
