@@ -67,6 +67,8 @@ def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | 
     checked: list[ir.Value | None] = []
     for index, (operand, contribution) in enumerate(zip(unit.inputs, contributions, strict=True)):
         if operand is None or contribution is None or index not in decision.signals:
+            if contribution is not None and index in step.asked and step.account is not None:
+                step.account("constant", contribution)
             checked.append(None)
         elif decision.operator.elementwise:
             dims = step.facts.dims(unit.outputs[0])

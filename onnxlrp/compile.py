@@ -105,7 +105,8 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
 
         def make_step(decision: Decision) -> Step:
             keep = ledger.account(emit, decision) if ledger is not None else None
-            return Step(emit, decision.unit, plan.facts, model.opset, request.bias, keep, reference)
+            asked = ledger.asks(decision, plan.facts) if ledger is not None else frozenset()
+            return Step(emit, decision.unit, plan.facts, model.opset, request.bias, keep, reference, asked)
 
         relevance = reverse(plan, emit, start.relevance, make_step, ledger.watch(emit) if ledger is not None else None)
         with emit.serving("output"):

@@ -15,7 +15,9 @@ import onnx_ir as ir
 from onnxlrp.backward import Watcher
 from onnxlrp.emit import Emit
 from onnxlrp.findings import LedgerRow
+from onnxlrp.graph import Facts
 from onnxlrp.plan import Decision
+from onnxlrp.rules.registry import Family
 from onnxlrp.rules.step import Account, Step
 
 ARRIVED, ARRIVED_SIZE, HANDED_ON = "arrived", "|arrived|", "handed on"
@@ -35,6 +37,19 @@ class Ledger:
     def account(self, emit: Emit, decision: Decision) -> Account:
         """Where the rules of one layer report what they keep."""
         return lambda name, taken: self._note(emit, decision, name, taken)
+
+    @staticmethod
+    def asks(decision: Decision, facts: Facts) -> frozenset[int]:
+        """Constant operands of data movement and choices: what came from them takes relevance, as a bias does."""
+        unit, family = decision.unit, decision.operator.family_for(decision.signals)
+        operands = dict(enumerate(unit.inputs))
+        if family not in (Family.MOVEMENT, Family.CHOICE) or not all(
+            _is_float(operands[index], facts) for index in decision.signals
+        ):
+            return frozenset()
+        return frozenset(
+            i for i, operand in operands.items() if i not in decision.signals and _is_float(operand, facts)
+        )
 
     def watch(self, emit: Emit) -> Watcher:
         """Sees every layer's relevance in and out."""
@@ -78,6 +93,10 @@ class Ledger:
             if name == ARRIVED_SIZE:
                 found[decision] += float(value)
         return list(found.values())
+
+
+def _is_float(operand: ir.Value | None, facts: Facts) -> bool:
+    return operand is not None and operand.dtype is not None and facts.is_float(operand)
 
 
 def _row(decision: Decision, entries: dict[str, float]) -> LedgerRow:

@@ -141,13 +141,13 @@ def _check(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelPr
 
 
 def _drop_weights_from_inputs(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
-    """IR version 3 lists every initialiser as an input too; they are weights, not inputs."""
+    """IR version 3 lists every initialiser as an input too, and some files forget to; they are weights, not inputs."""
     del where
+    proto.ir_version = max(proto.ir_version, 4)
     weights = {tensor.name for tensor in proto.graph.initializer}
     kept = [value for value in proto.graph.input if value.name not in weights]
     if len(kept) < len(proto.graph.input):
         notes.append(f"{len(proto.graph.input) - len(kept)} initialisers listed as inputs are read as weights.")
-        proto.ir_version = max(proto.ir_version, 4)
         del proto.graph.input[:]
         proto.graph.input.extend(kept)
     return proto
@@ -189,7 +189,7 @@ def _upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.Model
     metadata = {item.key: item.value for item in proto.metadata_props}
     try:
         upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
-    except (RuntimeError, onnx.checker.ValidationError) as error:
+    except (RuntimeError, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
         raise Unsupported(
             f"{where} has opset {entry.version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
             f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."

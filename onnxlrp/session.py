@@ -172,6 +172,18 @@ def run_batched(
     return {name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]}
 
 
+def run_in_own_batch(session: Session, feeds: Mapping[str, np.ndarray[Any, Any]]) -> Arrays:
+    """Run a model in slices of the batch that all its inputs fix, where the arrays hold several of them."""
+    declared = [value.shape for value in session.inputs.values()]
+    sizes = {shape[0] if shape else None for shape in declared}
+    held = {len(array) for array in feeds.values() if array.ndim}
+    if len(sizes) != 1 or len(held) != 1 or held == sizes or not isinstance(size := next(iter(sizes)), int) or size < 1:
+        return session.run(feeds)
+    count = held.pop()
+    full = {name: np.concatenate([a, np.repeat(a[-1:], -count % size, axis=0)]) for name, a in feeds.items()}
+    return {name: array[:count] for name, array in run_batched(session.run, full, size).items()}
+
+
 def _options(threads: int, optimise: bool = True) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 4
@@ -187,4 +199,4 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0]
 
 
-__all__ = ["CPU", "CUDA", "Arrays", "Session", "choose_providers", "run_batched"]
+__all__ = ["CPU", "CUDA", "Arrays", "Session", "choose_providers", "run_batched", "run_in_own_batch"]

@@ -152,9 +152,13 @@ def pad(step: Step, g: ir.Value) -> list[Contribution]:
     if step.attribute("mode") != "constant":
         return step.only(send_back(step, g, lambda data: _pad(step, data, pads, None, axes)))
     contributions = step.only(_pad(step, g, emit.Neg(pads), None, axes) if step.signal(0) else None)
-    if value is not None and step.signal(2):
-        filled = _pad(step, emit.zeros_like(step.raw(0)), pads, 1.0, axes)
-        contributions[2] = emit.reshape_like(emit.sum(g * filled, keepdims=False), value)
+    fills = value is not None and step.signal(2)
+    if fills or step.account is not None:
+        filled = g * _pad(step, emit.zeros_like(step.raw(0)), pads, 1.0, axes)
+        if value is not None and fills:
+            contributions[2] = emit.reshape_like(emit.sum(filled, keepdims=False), value)
+        elif step.account is not None:
+            step.account("padding", filled)
     return contributions
 
 

@@ -26,6 +26,7 @@ class Step:
     emit      : writes nodes            unit   : the forward node or nodes       facts : what is known of each tensor
     bias      : "absorb", "drop" or "distribute"
     account   : where a rule reports relevance that it does not hand on; None unless a ledger is kept
+    asked     : constant operands that a ledger asks the share of, as if relevance were wanted for them
     reference : the value of a tensor on the reference input (DeepLIFT), None elsewhere
     """
 
@@ -36,6 +37,7 @@ class Step:
     bias: str = "absorb"
     account: Account | None = None
     reference: Callable[[ir.Value], ir.Value] | None = None
+    asked: frozenset[int] = frozenset()
     options: dict[str, Any] = field(default_factory=dict)
 
     # --- operands ----------------------------------------------------------------------------------------------------
@@ -49,7 +51,7 @@ class Step:
 
     def signal(self, index: int) -> bool:
         """Whether relevance is wanted for this operand."""
-        return self.has(index) and self.facts.is_signal(self.unit.inputs[index])
+        return self.has(index) and (index in self.asked or self.facts.is_signal(self.unit.inputs[index]))
 
     @cached_property
     def signals(self) -> tuple[int, ...]:

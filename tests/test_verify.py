@@ -1,0 +1,136 @@
+"""`verify` passes on right explainers of awkward models, and fails on wrong ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxlrp import checks
+from onnxlrp.checks import verify
+from onnxlrp.findings import Finding, Verdict
+from onnxlrp.rules import registry
+from onnxlrp.rules.registry import lookup
+
+FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+
+WEIGHT = np.random.default_rng(3).standard_normal((4, 3), dtype=np.float32)
+
+
+def model(text: str, *weights: Any, ir_version: int = 8, listed: bool = False, **named: Any) -> onnx.ModelProto:
+    """A model in the standard's textual syntax, `named` its weights.  listed : whether inputs list the weights too"""
+    proto = onnx.parser.parse_model(text)
+    for name, array in named.items():
+        tensor = onnx.numpy_helper.from_array(np.asarray(array), name)
+        proto.graph.initializer.append(tensor)
+        if listed:
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    proto.ir_version = ir_version
+    return proto
+
+
+def graph(signature: str, body: str, opset: int = 17, **others: Any) -> onnx.ModelProto:
+    return model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {signature} {{ {body} }}', **others)
+
+
+def finding(verdict: Verdict, word: str) -> Finding:
+    return next(found for found in verdict.findings if word in found.check)
+
+
+# --- right explainers of awkward models ------------------------------------------------------------------------------
+
+AWKWARD = {
+    "a batch that cannot change": graph("(float[1, 4] x) => (float[1, 3] y)", "y = MatMul(x, w)", w=WEIGHT),
+    "a batch of three": graph("(float[3, 4] x) => (float[3, 3] y)", "y = MatMul(x, w)", w=WEIGHT),
+    "opset 6, which onnxruntime does not run": graph(
+        "(float[1, 4] x) => (float[1, 3] y)",
+        "y = Gemm <broadcast = 1> (x, w, b)",
+        6,
+        w=WEIGHT,
+        b=np.ones(3, "f"),
+        ir_version=3,
+        listed=True,
+    ),
+    "IR version 3 with a weight that is not listed": graph(
+        "(float[2, 4] x) => (float[2, 3] y)", "y = MatMul(x, w)", 7, w=WEIGHT, ir_version=3
+    ),
+    "a root of negative numbers": graph("(float[2, 4] x) => (float[2, 4] y)", "y = Sqrt(x)"),
+    "tokens": graph("(int64[N, 3] x) => (float[N, 3, 3] y)", "y = Gather(w, x)", w=WEIGHT),
+    "padding with ones": graph(
+        "(float[N, 4] x) => (float[N, 6] y)", "y = Pad(x, p, v)", p=np.array([0, 1, 0, 1]), v=np.float32(1)
+    ),
+    "a constant joined on": graph(
+        "(float[2, 4] x) => (float[5, 3] y)",
+        "a = MatMul(x, w) y = Concat <axis = 0> (a, c)",
+        w=WEIGHT,
+        c=np.full((3, 3), 9, "f"),
+    ),
+    "a constant that wins": graph("(float[N, 4] x) => (float[N, 4] y)", "y = Max(x, c)", c=np.ones(4, "f")),
+    "a constant branch": graph(
+        "(float[N, 4] x) => (float[N, 4] y)", "p = Greater(x, c) y = Where(p, x, c)", c=np.ones(4, "f") / 2
+    ),
+    "a saturated sigmoid behind large weights": graph(
+        "(float[N, 4] x) => (float[N, 3] y)", "a = MatMul(x, w) b = Sigmoid(a) y = Add(b, b)", w=WEIGHT * 1e4
+    ),
+    "a small score between large numbers": graph(
+        "(float[N, 4] x) => (float[N, 3] y)",
+        "a = MatMul(x, w) b = Add(a, c) d = Relu(b) y = Sub(d, c)",
+        w=WEIGHT,
+        c=np.full(3, 1e4, "f"),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("name", AWKWARD)
+def test_a_right_explainer_of_an_awkward_model_passes(name: str) -> None:
+    verdict = verify(AWKWARD[name])
+    assert verdict.holds, str(verdict)
+
+
+@pytest.mark.parametrize("name", ["padding with ones", "a constant that wins", "a constant joined on"])
+def test_a_constant_that_takes_relevance_is_named_in_the_ledger(name: str) -> None:
+    takers = {taker for row in verify(AWKWARD[name]).ledger for taker in row.taken}
+    assert "constant" in takers
+
+
+# --- wrong explainers ------------------------------------------------------------------------------------------------
+
+
+def factor(op_type: str, wrong: float) -> Callable[[pytest.MonkeyPatch], None]:
+    """The operator's gradient times a number."""
+
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        right = lookup(op_type)
+        assert right is not None
+
+        def vjp(step: Any, g: Any) -> Any:
+            return [None if found is None else found * wrong for found in right.vjp(step, g)]
+
+        monkeypatch.setitem(registry._OPERATORS, ("", op_type), replace(right, vjp=vjp))
+
+    return patch
+
+
+@pytest.mark.parametrize("wrong", [1.05, 0.9, 0.0, -1.0, 1000.0])
+@pytest.mark.parametrize("op_type", ["Tanh", "MatMul", "LayerNormalization"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_wrong_gradient_fails(op_type: str, wrong: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    factor(op_type, wrong)(monkeypatch)
+    net = graph(
+        "(float[N, 4] x) => (float[N, 3] y)",
+        "a = MatMul(x, w) b = LayerNormalization(a, s) y = Tanh(b)",
+        w=WEIGHT,
+        s=np.ones(3, "f"),
+    )
+    assert not finding(verify(net), "finite differences").holds
+
+
+def test_another_output_than_the_files_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = AWKWARD["a batch of three"]
+    monkeypatch.setattr(checks, "_original_outputs", lambda *_: ({"y": np.ones((6, 3), np.float32)}, ""))
+    assert not finding(verify(net), "forward").holds
