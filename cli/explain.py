@@ -47,7 +47,8 @@ MOST_ROWS, MOST_VIEWS = 40, 3
 @click.option(
     "--target",
     metavar="T",
-    help="Class index, label, contrast 'cat-dog', full index '3,10,12', or all.  [default: the largest]",
+    help="Class index, label, contrast 'cat-dog', full index '3,10,12', all; of maps box:L,T,R,B[:CLASS] or "
+    "mask:FILE[:CLASS]; of detections detection:N[:CLASS], detection:best.  [default: the largest]",
 )
 @plan_options_of_methods
 @provider_option

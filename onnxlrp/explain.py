@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -190,8 +190,8 @@ class Explainer:
 
         x      : array, or {input name: array}, in the model's own layout, batch axis included where the model has one
         target : overrides the constructor's: None = largest element per sample; int = index on axis 1; tuple = full
-                 index; list = one per sample; label; "a-b" = contrast; "all" = a class axis in front; float array =
-                 seed
+                 index; list = one per sample; label; "a-b" = contrast; "all" = a class axis in front; a box, mask or
+                 detection of the output (`onnxlrp.places`); float array = seed
         Errors: InputError for arrays that do not fit; ChoiceError for a target that does not exist.
         """
         started = time.perf_counter()
@@ -200,7 +200,8 @@ class Explainer:
         samples = self._feeding.samples(feeds)
         if isinstance(target, str) and target == "all":
             return self._explain_all(feeds, samples, progress)
-        resolved = resolve(target, self._output_shape(), self.output, samples, self.labels)
+        value = partial(self.forward_value, feeds)
+        resolved = resolve(target, self._output_shape(), self.output, samples, self.labels, value, self.layout)
         found = self._run(feeds, resolved, samples, progress)
         return self._explanation(feeds, resolved, found, time.perf_counter() - started)
 
@@ -330,6 +331,7 @@ class Explainer:
             self.labels,
             self.layout,
             tuple(self._warnings(feeds, found, conservation)),
+            resolved.inside,
         )
 
     def _target_found(self, resolved: Resolved, found: Found) -> Any:

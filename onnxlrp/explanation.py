@@ -49,6 +49,7 @@ class Explanation:
     score        : the explained value per sample (logit, or Σ seed ⊙ y)
     conservation : None for methods that conserve nothing
     warnings     : what a reader should know, one sentence each
+    inside       : cells (height, width) of the output's map, where a box or a mask of it is explained
     """
 
     method: str
@@ -65,6 +66,7 @@ class Explanation:
     labels: tuple[str, ...] | None = None
     layout: str | None = None
     warnings: tuple[str, ...] = field(default=())
+    inside: np.ndarray[Any, Any] | None = None
 
     def __len__(self) -> int:
         return len(self.score)

@@ -123,6 +123,17 @@ def overlay(
     return np.rint(cover * paint(hue, kind) + (1 - cover) * paper).astype(np.uint8)
 
 
+def outlined(picture: Picture, inside: NDArray[np.bool_]) -> Picture:
+    """The border of a mask (height, width), of any size, drawn on a picture: dark, between two light lines."""
+    drawn = np.asarray(picture).copy()
+    size = (drawn.shape[1], drawn.shape[0])
+    cells = np.asarray(Image.fromarray(inside.astype(np.uint8)).resize(size, Image.Resampling.NEAREST), np.bool_)
+    wide = max(1, round(min(drawn.shape[:2]) / 160))
+    for reach, colour in ((2 * wide, 255), (wide, 0)):
+        drawn[_grown(cells, reach) & ~_shrunk(cells, reach)] = colour
+    return drawn
+
+
 def enlarge(picture: Picture, least: int = 224) -> Picture:
     """Repeat pixels until the shorter side has `least`: an 8×8 digit becomes visible and stays crisp."""
     factor = -(-least // max(1, min(picture.shape[:2])))
@@ -154,13 +165,18 @@ def save_heatmap(
     limit: float | None = None,
     percentile: float | None = None,
     resample: str = "nearest",
+    inside: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write a map as .png or .svg, laid over `picture` where one is given; small ones are enlarged. See `render`."""
+    """Write a map as .png or .svg, laid over `picture` where one is given; small ones are enlarged. See `render`.
+
+    inside : a mask of any size whose border is drawn on top
+    """
     if picture is None:
         drawn = render(heatmap, kind, limit=limit, percentile=percentile)
     else:
         drawn = overlay(heatmap, picture, kind, limit=limit, percentile=percentile, resample=resample)
-    save_picture(path, enlarge(drawn) if min(drawn.shape[:2]) < 224 else drawn)
+    drawn = enlarge(drawn) if min(drawn.shape[:2]) < 224 else drawn
+    save_picture(path, drawn if inside is None else outlined(drawn, inside))
 
 
 def check_kind(heatmap: Map, kind: str) -> Map:
@@ -189,6 +205,18 @@ def _resampled(values: Map, size: tuple[int, ...] | None, how: str) -> Map:
         return values
     drawn = Image.fromarray(values.astype(np.float32)).resize((size[1], size[0]), RESAMPLING[how])
     return np.asarray(drawn, np.float64)
+
+
+def _grown(cells: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Every cell within `reach` of one that is set, along rows and columns."""
+    for axis in (0, 1):
+        padded = np.pad(cells, [(reach, reach) if i == axis else (0, 0) for i in (0, 1)])
+        cells = np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=axis).any(axis=-1))
+    return cells
+
+
+def _shrunk(cells: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    return ~_grown(~cells, reach)
 
 
 def _gray(picture: Picture) -> NDArray[np.float64]:

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from onnxlrp.errors import ChoiceError, InputError, no_such
+from onnxlrp.data.labels import index_of, shown_label
+from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.graph import Dimension
 from onnxlrp.output import Output
+from onnxlrp.places import Place, find_place, place_of
 
 LARGEST, EVERYTHING = -1, -2
 """Targets of the compiled model that are no index: the largest element per sample, and all elements."""
 
 Target = Any
-"""None, int, tuple, list, label, "a-b", pair of labels, "all", or a float array: see `resolve`."""
+"""None, int, tuple, list, label, "a-b", pair of labels, "all", a place, or a float array: see `resolve`."""
+
+Value = Callable[[], np.ndarray[Any, Any]]
+"""Runs the model forward and gives the explained output."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What goes into the compiled model, and the words for it."""
+    """What goes into the compiled model, and the words for it.
+
+    inside : cells (height, width) of the output's map, where the target is a box or a mask of it
+    """
 
     target: np.ndarray[Any, Any]
     seed: np.ndarray[Any, Any]
     shown: str = ""
+    inside: np.ndarray[Any, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,18 +62,30 @@ class Scores:
 
 
 def resolve(
-    target: Target, shape: Sequence[Dimension], output: Output, samples: int, labels: Sequence[str] | None
+    target: Target,
+    shape: Sequence[Dimension],
+    output: Output,
+    samples: int,
+    labels: Sequence[str] | None,
+    value: Value | None = None,
+    layout: str | None = None,
 ) -> Resolved:
     """Turn a target into the two inputs of the compiled model.
 
     target  : None = the largest element per sample; int = index on axis 1; tuple of ints = a full index; list = one per
-              sample; label; pair of labels or "a-b" = a contrast; float array shaped like the output = the seed itself
+              sample; label; pair of labels or "a-b" = a contrast; float array shaped like the output = the seed itself;
+              a place in the output or its text, see `onnxlrp.places`
     shape   : of the output, symbolic dimensions as names        samples : in this call
+    value   : the output itself, for places        layout : of the input
     Errors: ChoiceError for an index out of range or an unknown label; InputError for a seed that does not fit.
     """
     scores = Scores(tuple(shape), output, samples, labels)
     if target is None:
         return Resolved(np.array([LARGEST], np.int64), np.ones(1, np.float32), "largest")
+    place = _place(target, labels)
+    if place is not None and value is not None:
+        found = find_place(place, value(), output, samples, labels, layout)
+        return Resolved(np.array([EVERYTHING], np.int64), found.seed, found.shown, found.inside)
     if isinstance(target, str):
         return _by_label(target, scores)
     if isinstance(target, np.floating):
@@ -82,6 +103,13 @@ def resolve(
     raise _no_target(target)
 
 
+def _place(target: Target, labels: Sequence[str] | None) -> Place | None:
+    """A label that looks like a place is a label."""
+    if isinstance(target, str):
+        return None if _is_label(target, labels) else place_of(target)
+    return target if isinstance(target, Place) else None
+
+
 def _is_index(target: Any) -> bool:
     return isinstance(target, int | np.integer) and not isinstance(target, bool)
 
@@ -92,7 +120,7 @@ def _no_target(target: Any) -> ChoiceError:
 
 def _one_class(index: int, scores: Scores) -> Resolved:
     checked = _in_range(index, scores.classes)
-    return Resolved(np.array([checked], np.int64), np.ones(1, np.float32), _shown(checked, scores.labels))
+    return Resolved(np.array([checked], np.int64), np.ones(1, np.float32), shown_label(checked, scores.labels))
 
 
 def _per_sample(targets: list[Any], scores: Scores) -> Resolved:
@@ -105,7 +133,7 @@ def _per_sample(targets: list[Any], scores: Scores) -> Resolved:
         raise _no_target(strange[0])
     indices = [index_of(t, scores.labels) if isinstance(t, str) else int(t) for t in targets]
     checked = np.array([_in_range(index, scores.classes) for index in indices], np.int64)
-    return Resolved(checked, np.ones(1, np.float32), ", ".join(_shown(int(i), scores.labels) for i in checked[:8]))
+    return Resolved(checked, np.ones(1, np.float32), ", ".join(shown_label(int(i), scores.labels) for i in checked[:8]))
 
 
 def _by_label(text: str, scores: Scores) -> Resolved:
@@ -128,7 +156,7 @@ def _contrast(plus: str, minus: str, scores: Scores) -> Resolved:
     indices = [_in_range(index_of(label, scores.labels), count) for label in (plus, minus)]
     for index, value in zip(indices, (1.0, -1.0), strict=True):
         seed[tuple(index if i == axis else 0 for i in range(rank))] += value
-    shown = " − ".join(_shown(index, scores.labels) for index in indices)
+    shown = " − ".join(shown_label(index, scores.labels) for index in indices)
     return Resolved(np.array([EVERYTHING], np.int64), seed, shown)
 
 
@@ -145,19 +173,6 @@ def _full_index(index: tuple[Any, ...], scores: Scores) -> Resolved:
     seed = np.zeros([int(d) for d in dims if isinstance(d, int)], np.float32)
     seed[tuple(checked)] = 1.0
     return Resolved(np.array([EVERYTHING], np.int64), seed[None] if scores.output.batched else seed, str(index))
-
-
-def index_of(label: str, labels: Sequence[str] | None) -> int:
-    """The index of a label, or of a number written as text.  Errors: ChoiceError with the closest labels."""
-    if labels is not None and label in labels:
-        return list(labels).index(label)
-    if label.lstrip("-").isdigit():
-        return int(label)
-    if labels is None:
-        raise ChoiceError(
-            f"target='{label}' is a label, but no labels are known: put `labels` into the sidecar, or give an index."
-        )
-    raise no_such("label", label, labels, f"There are {len(labels)}: {', '.join(list(labels)[:5])}, …")
 
 
 def _is_label(text: str, labels: Sequence[str] | None) -> bool:
@@ -185,10 +200,6 @@ def _fitting_seed(seed: np.ndarray[Any, Any], scores: Scores) -> np.ndarray[Any,
     if not np.isfinite(seed).all():
         raise InputError("The seed holds NaN or infinity.")
     return seed.astype(np.float32)
-
-
-def _shown(index: int, labels: Sequence[str] | None) -> str:
-    return labels[index] if labels is not None and index < len(labels) else str(index)
 
 
 # --- on arrays: what the compiled model does with a target, for methods that only run it forward ---------------------

@@ -1,8 +1,11 @@
-"""Class names from a file: one per line, or index and name separated by tabs."""
+"""Class names: from a file, one per line or index and name separated by tabs; and from name to index and back."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from onnxlrp.errors import ChoiceError, no_such
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -21,6 +24,24 @@ def read_labels(path: Path) -> tuple[str, ...]:
     if not lines:
         raise ValueError(f"a text file with one label per line; '{path}' is empty")
     return _indexed(lines, path) if "\t" in lines[0] else tuple(line.strip() for line in lines)
+
+
+def index_of(label: str, labels: Sequence[str] | None) -> int:
+    """The index of a label, or of a number written as text.  Errors: ChoiceError with the closest labels."""
+    if labels is not None and label in labels:
+        return list(labels).index(label)
+    if label.lstrip("-").isdigit():
+        return int(label)
+    if labels is None:
+        raise ChoiceError(
+            f"target='{label}' is a label, but no labels are known: put `labels` into the sidecar, or give an index."
+        )
+    raise no_such("label", label, labels, f"There are {len(labels)}: {', '.join(list(labels)[:5])}, …")
+
+
+def shown_label(index: int, labels: Sequence[str] | None) -> str:
+    """The name of a class, or its number."""
+    return labels[index] if labels is not None and index < len(labels) else str(index)
 
 
 def _indexed(lines: list[str], path: Path) -> tuple[str, ...]:

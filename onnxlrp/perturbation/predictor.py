@@ -102,7 +102,8 @@ class Predictor:
     def weights(self, target: Target, y: Array) -> Array:
         """What is explained of each sample as an array over the output, frozen at these unperturbed values."""
         asked = y if self.output.batched else y[0]
-        resolved = resolve(target, asked.shape, self.output, len(y), self.explainer.labels)
+        explainer = self.explainer
+        resolved = resolve(target, asked.shape, self.output, len(y), explainer.labels, lambda: asked, explainer.layout)
         weights = weights_of(frozen(resolved, asked, self.output), asked.shape, self.output)
         return np.asarray(weights, np.float64).reshape(len(y), -1)
 

@@ -13,7 +13,7 @@ import numpy as np
 from onnxlrp.data import Sample, Sidecar
 from onnxlrp.explanation import Explanation
 from onnxlrp.figure import Panel, figure, grid, save_figure
-from onnxlrp.heatmap import Map, limit_of
+from onnxlrp.heatmap import Map, limit_of, outlined
 from onnxlrp.report.maps import drawable
 from onnxlrp.report.sheet import Drawing, Shown, Style
 from onnxlrp.report.views import shown
@@ -110,7 +110,9 @@ class Painter:
     def _draw_figure(self, sheet: Sheet, panels: Sequence[Panel]) -> list[str]:
         """The input and every method beside it, with titles and colour bars."""
         file = f"{sheet.name}-figure.{self.style.format}"
-        drawn = figure(panels, sheet.sample.picture, sheet.title, percentile=self.style.percentile)
+        picture, inside = sheet.sample.picture, sheet.drawings[0].inside
+        framed = outlined(picture, inside) if picture is not None and inside is not None else picture
+        drawn = figure(panels, framed, sheet.title, percentile=self.style.percentile)
         save_figure(self.folder / file, drawn, dpi=FIGURE_DPI)
         return [file]
 

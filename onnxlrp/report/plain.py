@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from onnxlrp.data import Sample, Sidecar
 from onnxlrp.figure import Panel, bars, save_figure
 from onnxlrp.heatmap import Map, Picture, limit_of, save_heatmap
@@ -21,6 +24,7 @@ class HeatMap:
     """A map, and the picture it lies over.
 
     values : (height, width)        kind : "signed" or "positive"
+    inside : the place of the output that is explained; its border is drawn on the picture
     """
 
     title: str
@@ -29,6 +33,7 @@ class HeatMap:
     picture: Picture | None = None
     percentile: float | None = None
     limit: float | None = None
+    inside: NDArray[np.bool_] | None = None
     legend: str = ""
 
     @property
@@ -41,7 +46,15 @@ class HeatMap:
         save_heatmap(folder / heatmap, self.values, self.kind, limit=limit)
         if self.picture is None:
             return [heatmap]
-        save_heatmap(folder / overlay, self.values, self.kind, limit=limit, picture=self.picture, resample="bilinear")
+        save_heatmap(
+            folder / overlay,
+            self.values,
+            self.kind,
+            limit=limit,
+            picture=self.picture,
+            resample="bilinear",
+            inside=self.inside,
+        )
         return [heatmap, overlay]
 
     def spans(self) -> Iterator[Span]:
@@ -79,7 +92,7 @@ def plain_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style)
     """A map where the drawing has height and width, else bars."""
     found = drawing.found
     if found.is_map:
-        return HeatMap(drawing.title, found.values, found.kind, sample.picture, style.percentile)
+        return HeatMap(drawing.title, found.values, found.kind, sample.picture, style.percentile, inside=drawing.inside)
     return Bars(drawing.title, found.values, found.kind, _column_names(found.values.size, sidecar))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxlrp.data import Sample, Sidecar
@@ -43,6 +44,7 @@ class Drawing:
     relevance : of the sample, batch axis gone        axes : a letter per axis of it
     found     : the same as a plain map (height, width) or as columns, channels reduced
     title     : method, target and score        heading : file and prediction
+    inside    : cells (height, width) of the output's map that are explained, where the target is such a place
     """
 
     method: str
@@ -52,6 +54,7 @@ class Drawing:
     found: Drawable
     title: str
     heading: str
+    inside: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(
@@ -68,6 +71,7 @@ class Drawing:
             drawable(explanation, position, tensor, how=how, sidecar=sidecar),
             title,
             heading,
+            explanation.inside,
         )
 
     @property
