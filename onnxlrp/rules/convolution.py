@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 
@@ -20,7 +21,10 @@ from onnxlrp.rules.step import Step
 
 @dataclass(frozen=True)
 class Window:
-    """The geometry of a convolution over its spatial axes; pads are (begins, ends) and always explicit."""
+    """The geometry of a convolution or pooling over its spatial axes; pads are (begins, ends) and always explicit.
+
+    same : the pads of auto_pad SAME_* where only run time tells them, int64 vectors; `begins` and `ends` are zero then
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -29,6 +33,7 @@ class Window:
     ends: tuple[int, ...]
     group: int
     auto_pad: str = "NOTSET"
+    same: tuple[ir.Value, ir.Value] | None = None
 
     @property
     def axes(self) -> int:
@@ -36,52 +41,85 @@ class Window:
 
     @classmethod
     def of(cls, step: Step) -> Window:
-        """Read kernel, strides, dilations and pads; auto_pad is resolved where the sizes are known."""
-        dims = step.dims(1)[2:]
-        kernel = tuple(k for k in step.attribute("kernel_shape") or dims if isinstance(k, int))
-        if len(kernel) != len(dims):
+        """Read kernel, strides, dilations and pads; auto_pad is resolved while compiling where the sizes are known."""
+        kernel = tuple(k for k in step.attribute("kernel_shape") or step.dims(1)[2:] if isinstance(k, int))
+        if len(kernel) != step.rank(0) - 2:
             raise NeedsShape(f"The kernel size of {step.unit} is only known at run time; the rule needs it.")
         count = len(kernel)
         strides = tuple(step.attribute("strides") or [1] * count)
         dilations = tuple(step.attribute("dilations") or [1] * count)
         auto_pad = step.attribute("auto_pad", "NOTSET")
         pads = tuple(step.attribute("pads") or [0] * (2 * count))
-        begins, ends = pads[:count], pads[count:]
-        if auto_pad == "VALID":
+        begins, ends, same = pads[:count], pads[count:], None
+        if auto_pad != "NOTSET":
             begins = ends = (0,) * count
-        elif auto_pad.startswith("SAME"):
-            begins, ends = same_pads(step, kernel, strides, dilations, auto_pad)
-        return cls(kernel, strides, dilations, begins, ends, int(step.attribute("group", 1)), auto_pad)
+        if auto_pad.startswith("SAME"):
+            totals = _same_totals(step, kernel, strides, dilations)
+            if totals is None:
+                same = _halves_at_run_time(step, kernel, strides, dilations, auto_pad)
+            else:
+                begins, ends = _halves(totals, auto_pad)
+        return cls(kernel, strides, dilations, begins, ends, int(step.attribute("group", 1)), auto_pad, same)
 
     @property
-    def attributes(self) -> dict[str, list[int] | int]:
+    def attributes(self) -> dict[str, Any]:
+        """Of a Conv over this window."""
+        pads = {"pads": [*self.begins, *self.ends]} if self.same is None else {"auto_pad": self.auto_pad}
+        return pads | self.unpadded
+
+    @property
+    def unpadded(self) -> dict[str, Any]:
         return {
             "kernel_shape": list(self.kernel),
             "strides": list(self.strides),
             "dilations": list(self.dilations),
-            "pads": [*self.begins, *self.ends],
             "group": self.group,
         }
 
+    def begin_values(self, emit: Emit) -> ir.Value:
+        return emit.constant(list(self.begins)) if self.same is None else self.same[0]
 
-def same_pads(
-    step: Step, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], auto_pad: str
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Explicit pads of auto_pad SAME_*: ⌈input / stride⌉ elements come out, an odd cell goes to the named side."""
-    sizes = step.dims(0)[2:]
+    def padded(self, emit: Emit, x: ir.Value) -> ir.Value:
+        """x with the pads that no attribute can state."""
+        if self.same is None:
+            return x
+        begins, ends = self.same
+        return emit.Pad(x, emit.Concat([0, 0], begins, [0, 0], ends, axis=0))
+
+
+def _same_totals(
+    step: Step, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int] | None:
+    """Both pads of auto_pad SAME_* together: ⌈input / stride⌉ elements come out. None where a size is open."""
     totals = []
-    for size, k, stride, dilation in zip(sizes, kernel, strides, dilations, strict=True):
+    for size, k, stride, dilation in zip(step.dims(0)[2:], kernel, strides, dilations, strict=True):
         reach = (k - 1) * dilation + 1
         if stride == 1 or step.unit.op_type == "ConvTranspose":
             totals.append(max(reach - stride, 0))
         elif isinstance(size, int):
             totals.append(max((-(-size // stride) - 1) * stride + reach - size, 0))
         else:
-            raise NeedsShape(
-                f"{step.unit} pads {auto_pad} with stride {stride} over a size ('{size}') that is only known at run "
-                "time; export with a fixed size or with explicit pads."
-            )
+            return None
+    return totals
+
+
+def _halves(totals: Sequence[int], auto_pad: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(begins, ends); an odd cell goes to the side that auto_pad names."""
     small, large = tuple(t // 2 for t in totals), tuple(t - t // 2 for t in totals)
+    return (small, large) if auto_pad == "SAME_UPPER" else (large, small)
+
+
+def _halves_at_run_time(
+    step: Step, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], auto_pad: str
+) -> tuple[ir.Value, ir.Value]:
+    emit = step.emit
+    size, stride = emit.Shape(step.raw(0), start=2), emit.constant(list(strides))
+    reach = emit.constant([(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)])
+    out = emit.Div(emit.Sub(emit.Add(size, stride), 1), stride)
+    covered = emit.Add(emit.Mul(emit.Sub(out, 1), stride), reach)
+    total = emit.Max(emit.Sub(covered, size), 0)
+    small = emit.Div(total, 2)
+    large = emit.Sub(total, small)
     return (small, large) if auto_pad == "SAME_UPPER" else (large, small)
 
 
@@ -95,10 +133,10 @@ def conv_adjoint(step: Step, window: Window, s: ir.Value, w: Contribution) -> ir
     sizes, out = step.dims(0)[2:], (step.facts.dims(step.unit.outputs[0]) or ())[2:]
     if all(stride == 1 for stride in window.strides) and _fits_flipped(window):
         return _flipped_convolution(step, window, s, w)
-    padding = _output_padding(window, sizes, out)
+    padding = _output_padding(window, sizes, out) if window.same is None else None
     if padding is not None:
         return step.emit.ConvTranspose(s, w, output_padding=padding, **window.attributes)
-    return crop_to_input(step, window, step.emit.ConvTranspose(s, w, **(window.attributes | {"pads": None})))
+    return crop_to_input(step, window, step.emit.ConvTranspose(s, w, **window.unpadded))
 
 
 def _fits_flipped(window: Window) -> bool:
@@ -153,7 +191,7 @@ def crop_to_input(step: Step, window: Window, full: ir.Value) -> ir.Value:
     """Cut the begin pads off an unpadded ConvTranspose, and cut or fill the end to the input's size at run time."""
     emit = step.emit
     spatial = emit.Slice(step.shape(0), [2], [2 + window.axes])
-    begins = emit.constant(list(window.begins))
+    begins = window.begin_values(emit)
     missing = emit.Max(emit.Sub(emit.Add(spatial, begins), emit.Slice(emit.Shape(full), [2], [2 + window.axes])), 0)
     pads = emit.Concat(emit.constant([0] * (4 + window.axes)), missing, axis=0)
     filled = emit.Pad(full, pads)
@@ -167,7 +205,8 @@ def conv_weight_adjoint(step: Step, window: Window, s: ir.Value, x: Contribution
     x (batch, group·in, *space), s (batch, group·out, *space) → (group·out, in, *kernel)
     """
     assert x is not None
-    return _correlate(step, window, s, x, step.shape(0))
+    padded = window.padded(step.emit, x)
+    return _correlate(step, window, s, padded, step.emit.Shape(padded))
 
 
 def _correlate(step: Step, window: Window, s: ir.Value, x: ir.Value, x_shape: ir.Value) -> ir.Value:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
-from onnxlrp.errors import NeedsShape
-from onnxlrp.rules.convolution import Window, crop_to_input, same_pads
+from onnxlrp.rules.convolution import Window, crop_to_input
 from onnxlrp.rules.crossing import STABILISER
 from onnxlrp.rules.registry import Bilinear, Contribution, Keeps, choice, general, linear, movement
 from onnxlrp.rules.step import Step
@@ -25,25 +24,9 @@ def _cells(step: Step) -> ir.Value:
 # --- windows ---------------------------------------------------------------------------------------------------------
 
 
-def pool_window(step: Step) -> Window:
-    """The geometry of a pooling operator, pads explicit."""
-    kernel = tuple(step.attribute("kernel_shape"))
-    count = len(kernel)
-    strides = tuple(step.attribute("strides") or [1] * count)
-    dilations = tuple(step.attribute("dilations") or [1] * count)
-    pads = tuple(step.attribute("pads") or [0] * (2 * count))
-    begins, ends = pads[:count], pads[count:]
-    auto_pad = step.attribute("auto_pad", "NOTSET")
-    if auto_pad == "VALID":
-        begins = ends = (0,) * count
-    elif auto_pad.startswith("SAME"):
-        begins, ends = same_pads(step, kernel, strides, dilations, auto_pad)
-    return Window(kernel, strides, dilations, begins, ends, 1)
-
-
 def _has_edges(step: Step, window: Window) -> bool:
     """Whether some windows reach beyond the input."""
-    return any(window.begins) or any(window.ends) or bool(step.attribute("ceil_mode", 0))
+    return any(window.begins) or any(window.ends) or window.same is not None or bool(step.attribute("ceil_mode", 0))
 
 
 def _one_channel(emit: Emit, x: ir.Value, count: int) -> ir.Value:
@@ -78,7 +61,7 @@ def _real_cells(step: Step, window: Window, like: ir.Value) -> ir.Value:
     ones = emit.Expand(1.0, emit.Concat([1, 1], emit.Slice(step.shape(0), [2], [2 + count]), axis=0))
     ends = [e + s - 1 for e, s in zip(window.ends, window.strides, strict=True)]
     counted = emit.Conv(
-        ones,
+        window.padded(emit, ones),
         _ones_kernel(emit, window),
         strides=list(window.strides),
         dilations=list(window.dilations),
@@ -94,7 +77,7 @@ def average_pool(step: Step) -> Bilinear:
 
     The weight of every cell of a window is 1 / divisor = AveragePool(ones) / (cells of the input in the window).
     """
-    emit, window = step.emit, pool_window(step)
+    emit, window = step.emit, Window.of(step)
 
     def forward(x: ir.Value, _: Contribution) -> ir.Value:
         return emit.AveragePool(x, **step.given_attributes)
@@ -171,37 +154,11 @@ def global_max_pool(step: Step, g: ir.Value) -> list[Contribution]:
 def max_unpool(step: Step, g: ir.Value) -> list[Contribution]:
     """Each value comes back from the place it was put to.
 
-    Places are flat positions in the default output size; a given output_shape is the one they are read in.
+    Places are flat positions in the output, also in one of a given output_shape: so onnxruntime reads them. (The
+    standard's example reads them in the default shape and moves them.)
     """
-    emit = step.emit
-    contributions: list[Contribution] = [None] * step.count
-    positions = step.raw(1)
-    if step.has(2):
-        positions = _places_in(step, positions)
-    gathered = emit.Gather(emit.Reshape(g, [-1]), emit.Reshape(positions, [-1]))
-    contributions[0] = emit.reshape_like(gathered, step.x())
-    return contributions
-
-
-def _places_in(step: Step, positions: ir.Value) -> ir.Value:
-    """Positions in the default output, moved to the same coordinates of the given output shape."""
-    emit, window = step.emit, pool_window(step)
-    count = window.axes
-    size = emit.Slice(step.shape(0), [2], [2 + count])
-    pads = [k - b - e for k, b, e in zip(window.kernel, window.begins, window.ends, strict=True)]
-    default = emit.Add(emit.Mul(emit.Sub(size, 1), emit.constant(list(window.strides))), emit.constant(pads))
-    if any(d is None for d in (step.dims(0)[:2])):
-        raise NeedsShape(f"{step.unit} needs the batch and channel size to place its values in another shape.")
-    wide, remainder = emit.Slice(step.raw(2), [2], [2 + count]), positions
-    coordinates: list[ir.Value] = []
-    for axis in range(count - 1, -1, -1):
-        extent = emit.Gather(default, axis)
-        coordinates.insert(0, emit.Mod(remainder, extent))
-        remainder = emit.Div(remainder, extent)
-    flat = remainder
-    for axis, coordinate in enumerate(coordinates):
-        flat = emit.Add(emit.Mul(flat, emit.Gather(wide, axis)), coordinate)
-    return flat
+    gathered = step.emit.Gather(step.emit.Reshape(g, [-1]), step.emit.Reshape(step.raw(1), [-1]))
+    return step.only(step.emit.reshape_like(gathered, step.x()))
 
 
 # --- p-norms ---------------------------------------------------------------------------------------------------------
@@ -240,5 +197,5 @@ def _p_norm_pool(op_type: str, spread_back: object) -> None:
     general(op_type, nonnegative=Keeps.ALWAYS, relevance=relevance, conserves="up to epsilon")(vjp)
 
 
-_p_norm_pool("LpPool", lambda step, s: spread(step, pool_window(step), s))
+_p_norm_pool("LpPool", lambda step, s: spread(step, Window.of(step), s))
 _p_norm_pool("GlobalLpPool", lambda step, s: step.emit.Expand(s, step.shape(0)))
