@@ -2,46 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, at_node
-from onnxlrp.plan import Decision, Plan
-from onnxlrp.rules.step import Step, unbroadcast
+from onnxlrp.plan import Decision, Inside, Plan, Region
+from onnxlrp.rules.step import Account, Copy, Step, unbroadcast
 
 Watcher = Callable[[Decision, Step, Sequence[ir.Value | None], Sequence[ir.Value | None]], None]
 """Called per layer with (decision, step, relevance of its outputs, relevance handed to its operands)."""
 
 
-def reverse(
-    plan: Plan, emit: Emit, seed: ir.Value, make_step: Callable[[Decision], Step], watch: Watcher | None = None
-) -> dict[ir.Value, ir.Value]:
+@dataclass(frozen=True)
+class Walker:
+    """What stays the same on the whole way.
+
+    step    : a layer that writes to the joint graph, as its rules see it; in subgraphs another writer takes over
+    account : where the rules of a layer report what they keep; None unless a ledger is kept
+    watch   : sees the layers of the joint graph
+    """
+
+    step: Callable[[Decision], Step]
+    account: Callable[[Emit, Decision], Account] | None = None
+    watch: Watcher | None = None
+
+
+def reverse(plan: Plan, emit: Emit, seed: ir.Value, walker: Walker) -> dict[ir.Value, ir.Value]:
     """Emit the relevance graph.
 
-    seed      : relevance (or cotangent) of `plan.target`, shaped like it
-    make_step : what the rules of a layer get to see
-    returns   : relevance of every explained tensor; zeros where none arrives
+    seed    : relevance (or cotangent) of `plan.target`, shaped like it
+    returns : relevance of every explained tensor; zeros where none arrives
     """
-    arrived: dict[ir.Value, list[ir.Value]] = {plan.target: [seed]}
-    for decision in reversed(plan.decisions):
+    found = walk(plan, emit, {plan.target: seed}, walker)
+    return {value: found[value] if value in found else emit.zeros_like(value) for value in plan.explained}
+
+
+def walk(
+    region: Region,
+    emit: Emit,
+    seeds: Mapping[ir.Value, ir.Value],
+    walker: Walker,
+    origins: Mapping[ir.Value, ir.Value] | None = None,
+) -> dict[ir.Value, ir.Value]:
+    """From some tensors of a graph down to its explained ones.
+
+    seeds   : relevance per target        origins : for a copied graph, tensor of the original → the one in its place
+    returns : relevance of the explained tensors that any reaches
+    """
+    arrived: dict[ir.Value, list[ir.Value]] = {target: [seed] for target, seed in seeds.items()}
+    for decision in reversed(region.decisions):
         unit = decision.unit
         relevance = [_collect(emit, arrived, output) for output in unit.outputs]
         if all(item is None for item in relevance):
             continue
         stamp = {"onnxlrp.node": unit.name, "onnxlrp.rule": str(decision.rule), "onnxlrp.source": decision.source}
         with at_node(str(unit)), emit.serving(unit.node.name or unit.op_type, **stamp):
-            step = make_step(decision)
+            account = walker.account(emit, decision) if walker.account is not None else None
+            step = replace(walker.step(decision), emit=emit, facts=region.facts, account=account)
+            step = replace(step, bodies=[_Body(inside, step, walker, origins or {}) for inside in decision.inside])
             contributions = list(decision.rule(decision.operator, step, _as_taken(decision, relevance)))
             contributions = _checked(decision, step, contributions)
-        if watch is not None:
-            watch(decision, step, relevance, contributions)
+        if walker.watch is not None:
+            walker.watch(decision, step, relevance, contributions)
         for operand, contribution in zip(unit.inputs, contributions, strict=True):
             if operand is not None and contribution is not None:
                 arrived.setdefault(operand, []).append(contribution)
-    return {value: _collect(emit, arrived, value) or emit.zeros_like(value) for value in plan.explained}
+    found = {value: _collect(emit, arrived, value) for value in region.explained}
+    return {value: relevance for value, relevance in found.items() if relevance is not None}
 
 
 def _collect(emit: Emit, arrived: dict[ir.Value, list[ir.Value]], value: ir.Value) -> ir.Value | None:
@@ -76,3 +107,90 @@ def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | 
         else:
             checked.append(contribution)
     return checked
+
+
+# --- subgraphs -------------------------------------------------------------------------------------------------------
+
+
+class _Body:
+    """A subgraph as the rule of its node sees it (`rules.step.Body`).
+
+    origins : tensors outside of it → those in their place, where the node itself stands in a copy
+    """
+
+    def __init__(self, inside: Inside, step: Step, walker: Walker, origins: Mapping[ir.Value, ir.Value]) -> None:
+        self._inside, self._step, self._walker, self._origins = inside, step, walker, origins
+        self.inputs, self.outputs = tuple(inside.subgraph.graph.inputs), tuple(inside.subgraph.graph.outputs)
+        self.feedback = inside.subgraph.feedback
+        explained = set(inside.region.explained)
+        self.signals = frozenset(index for index, value in enumerate(self.inputs) if value in explained)
+        self.targets = frozenset(index for index, value in enumerate(self.outputs) if value in inside.region.targets)
+
+    def copy(self, emit: Emit, inputs: Sequence[ir.Value]) -> Copy:
+        """Write the nodes of the graph with other inputs in place of its own."""
+        twins = dict(self._origins) | dict(zip(self.inputs, inputs, strict=True))
+        graph = self._inside.subgraph.graph
+        _write_copy(graph, emit, twins)
+        outputs = [twins.get(value, value) for value in self.outputs]
+        return _Copy(self._inside.region.on(emit.graph, twins), emit, outputs, self._step, self._walker, twins)
+
+
+@dataclass
+class _Copy:
+    """A subgraph copied into another graph (`rules.step.Copy`)."""
+
+    region: Region
+    emit: Emit
+    outputs: Sequence[ir.Value]
+    step: Step
+    walker: Walker
+    origins: Mapping[ir.Value, ir.Value]
+    kept: dict[str, ir.Value] = field(default_factory=dict)
+
+    def back(self, arrived: Sequence[ir.Value | None]) -> dict[ir.Value, ir.Value]:
+        """Walk back through the copy."""
+        seeds: dict[ir.Value, ir.Value] = {}
+        for output, relevance in zip(self.outputs, arrived, strict=True):
+            if relevance is not None:
+                seeds[output] = self.emit.Add(seeds[output], relevance) if output in seeds else relevance
+        walker = Walker(self.walker.step, self._account if self.step.account is not None else None)
+        with self.emit.active():
+            return walk(self.region, self.emit, seeds, walker, self.origins)
+
+    def _account(self, emit: Emit, decision: Decision) -> Account:
+        """Sums what the rules inside keep, so that the step outside can report it under the layer's name."""
+
+        def account(name: str, taken: ir.Value) -> None:
+            name = f"{decision.unit.name}: {name}"
+            total = emit.sum(taken, keepdims=False)
+            self.kept[name] = emit.Add(self.kept[name], total) if name in self.kept else total
+
+        return account
+
+
+def _write_copy(graph: ir.Graph, emit: Emit, twins: dict[ir.Value, ir.Value]) -> None:
+    """Append a graph's nodes, their tensors under new names, and note every tensor's twin."""
+    clone = graph.clone(allow_outer_scope_values=True)
+    substitutes = dict(twins)
+    for value, inside in zip(graph.inputs, clone.inputs, strict=True):
+        substitutes[inside] = twins[value]
+    for weight, name in zip(graph.initializers.values(), list(clone.initializers), strict=True):
+        inside = clone.initializers.pop(name)
+        inside.name = emit.new_name(name)
+        emit.graph.register_initializer(inside)
+        twins[weight] = inside
+    nodes = list(clone)
+    for original, node in zip(graph, nodes, strict=True):
+        twins.update(zip(original.outputs, node.outputs, strict=True))
+    for node in clone.all_nodes():
+        for index, operand in enumerate(node.inputs):
+            if operand in substitutes:
+                node.replace_input_with(index, substitutes[operand])
+        for output in node.outputs:
+            output.name = emit.new_name(output.name) if output.name else output.name
+    for nested in clone.subgraphs():
+        for value in [*nested.inputs, *nested.initializers.values()]:
+            value.name = emit.new_name(value.name or "value")
+    del clone.outputs[:]
+    clone.remove(nodes)
+    emit.graph.extend(nodes)

@@ -10,18 +10,19 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from onnxlrp.backward import reverse
+from onnxlrp.backward import Walker, reverse
 from onnxlrp.deployed import is_quantised, keep_deployed
-from onnxlrp.emit import Emit
+from onnxlrp.emit import Emit, names_in
 from onnxlrp.errors import ChoiceError
 from onnxlrp.ledger import Ledger
 from onnxlrp.model import Model
 from onnxlrp.output import Output, find_output, find_tensor
-from onnxlrp.plan import Chooser, Decision, Plan, Rules, make_plan
+from onnxlrp.plan import Chooser, Decision, Plan, make_plan
 from onnxlrp.reference import reference_pass
-from onnxlrp.rules.registry import blocks
+from onnxlrp.rules.registry import inflows
 from onnxlrp.rules.step import Step
 from onnxlrp.seed import emit_seed
+from onnxlrp.user_rules import Rules
 
 TARGET, SEED, SCORE, LEDGER = "target", "seed", "score", "ledger"
 
@@ -103,12 +104,12 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
             start = emit_seed(emit, output, target, seed, times_output=request.times_output)
         reference = reference_pass(emit, plan, request.baseline) if request.baseline is not None else None
 
-        def make_step(decision: Decision) -> Step:
-            keep = ledger.account(emit, decision) if ledger is not None else None
+        def step(decision: Decision) -> Step:
             asked = ledger.asks(decision, plan.facts) if ledger is not None else frozenset()
-            return Step(emit, decision.unit, plan.facts, model.opset, request.bias, keep, reference, asked)
+            return Step(emit, decision.unit, plan.facts, model.opset, request.bias, None, reference, asked)
 
-        relevance = reverse(plan, emit, start.relevance, make_step, ledger.watch(emit) if ledger is not None else None)
+        walker = Walker(step, ledger.account, ledger.watch(emit)) if ledger is not None else Walker(step)
+        relevance = reverse(plan, emit, start.relevance, walker)
         with emit.serving("output"):
             names = _declare_outputs(emit, graph, relevance, request, reference)
             score = _declare(emit, graph, start.score, SCORE, None)
@@ -145,9 +146,9 @@ def upstream(target: ir.Value) -> set[ir.Value]:
     seen, waiting = {target}, [target]
     while waiting:
         node = waiting.pop().producer()
-        if node is None or blocks(node):
+        if node is None:
             continue
-        fresh = [operand for operand in node.inputs if operand is not None and operand not in seen]
+        fresh = [operand for operand in inflows(node) if operand is not None and operand not in seen]
         seen.update(fresh)
         waiting.extend(fresh)
     return seen
@@ -155,8 +156,7 @@ def upstream(target: ir.Value) -> set[ir.Value]:
 
 def _input_with_default(graph: ir.Graph, name: str, default: np.ndarray[Any, Any], rank: int) -> ir.Value:
     """A graph input with a default: declared with symbolic dimensions, its initialiser with ones."""
-    taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken |= {output.name for node in graph for output in node.outputs}
+    taken = names_in(graph)
     while name in taken:
         name = f"onnxlrp_{name}"
     value = ir.Value(name=name, const_value=ir.tensor(default, name=name))
@@ -200,4 +200,4 @@ def _declare(emit: Emit, graph: ir.Graph, value: ir.Value, name: str, like: ir.V
 
 def _rules_of(plan: Plan) -> dict[str, str]:
     """`onnxlrp.rule/<node>` = rule, for the metadata of an explainer."""
-    return {f"onnxlrp.rule/{decision.unit.name}": str(decision.rule) for decision in plan.decisions}
+    return {f"onnxlrp.rule/{decision.unit.name}": str(decision.rule) for decision in plan.all()}

@@ -33,8 +33,7 @@ class Emit:
         self.stamp: dict[str, str] = {}
         self.scope = "lrp"
         self._place: tuple[ir.Node, list[ir.Node]] | None = None
-        self._names = {value.name for node in graph for value in node.outputs} | set(graph.initializers)
-        self._names |= {value.name for value in graph.inputs}
+        self._names = names_in(graph)
         self._nodes: set[ir.Node] = set()
         self._written: dict[tuple[Any, ...], tuple[ir.Value, ...]] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
@@ -60,8 +59,8 @@ class Emit:
         attributes = {name: value for name, value in attributes.items() if value is not None}
         key = (domain, op_type, tuple(map(id, operands)), outputs, _frozen(attributes))
         if key not in self._written:
-            name = self._fresh(f"{self.scope}/{op_type}")
-            values = [ir.Value(name=name if i == 0 else self._fresh(f"{name}_{i}")) for i in range(outputs)]
+            name = self.new_name(f"{self.scope}/{op_type}")
+            values = [ir.Value(name=name if i == 0 else self.new_name(f"{name}_{i}")) for i in range(outputs)]
             node = ir.node(op_type, operands, attributes, domain=domain, outputs=values, name=name)
             node.metadata_props.update(self.stamp)
             if self._place is None:
@@ -94,14 +93,15 @@ class Emit:
         array = np.ascontiguousarray(array.astype(dtype, copy=False)) if array.ndim else array.astype(dtype)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = self._fresh("lrp/constant")
+            name = self.new_name("lrp/constant")
             value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
             value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
             self.graph.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]
 
-    def _fresh(self, wanted: str) -> str:
+    def new_name(self, wanted: str) -> str:
+        """A name that nothing else bears."""
         name, count = wanted, 0
         while name in self._names:
             count += 1
@@ -262,6 +262,14 @@ class _Arithmetic:
         return self._emit.node("Neg", operand)
 
 
+def names_in(graph: ir.Graph) -> set[str | None]:
+    """The names of a graph's tensors and of those in its subgraphs, which must not be used twice."""
+    graphs = [graph, *graph.subgraphs()]
+    names = {value.name for g in graphs for value in [*g.inputs, *g.initializers.values()]}
+    return names | {value.name for node in graph.all_nodes() for value in node.outputs}
+
+
 def _frozen(attributes: dict[str, Any]) -> tuple[Any, ...]:
     """Attributes as a key: equal attributes, equal key."""
-    return tuple(sorted((name, repr(value)) for name, value in attributes.items()))
+    shown = {name: id(value) if isinstance(value, ir.Graph) else repr(value) for name, value in attributes.items()}
+    return tuple(sorted(shown.items()))

@@ -7,7 +7,7 @@ flows through it. `Unit` is what the walk treats as one layer. `between` keeps t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,8 @@ OURS = "onnxlrp"
 """Domain of the operators that only units have (never written to a model)."""
 
 Dimension = int | str | None
+
+Inflows = Callable[[ir.Node], Iterable[ir.Value | None]]
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
@@ -45,22 +47,69 @@ RANDOM = frozenset(
 )
 
 
+def subgraphs(node: ir.Node) -> list[ir.Graph]:
+    """The graphs that a node holds: branches, bodies of loops."""
+    found: list[ir.Graph] = []
+    for attribute in node.attributes.values():
+        if attribute.type is ir.AttributeType.GRAPH:
+            found.append(attribute.as_graph())
+        elif attribute.type is ir.AttributeType.GRAPHS:
+            found.extend(attribute.as_graphs())
+    return found
+
+
+def captured(graph: ir.Graph) -> tuple[ir.Value, ...]:
+    """What a subgraph reads of the graphs around it, its own subgraphs included, in the order of first use."""
+    own = {*graph.inputs, *graph.initializers.values(), *(output for node in graph for output in node.outputs)}
+    read = [*(operand for node in graph for operand in operands(node)), *graph.outputs]
+    return tuple(dict.fromkeys(value for value in read if value is not None and value not in own))
+
+
+def operands(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """The inputs of a node, and behind them what its subgraphs read of the graphs around them."""
+    inside = dict.fromkeys(value for graph in subgraphs(node) for value in captured(graph))
+    return (*node.inputs, *inside)
+
+
 class Facts:
     """What the plan and the rules may ask about a tensor.
 
-    graph     : the forward graph
+    graph     : the forward graph, or a subgraph of it
     explained : tensors that relevance is wanted for; everything computed from them is a signal
-    blocks    : says of a node that nothing flows through it (Shape, comparisons…)
+    inflows  : the operands of a node that a signal passes through; none of Shape, ArgMax…
+    outside   : what is known about the graph around a subgraph
     """
 
-    def __init__(self, graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]) -> None:
+    def __init__(
+        self,
+        graph: ir.Graph,
+        explained: Iterable[ir.Value],
+        inflows: Inflows,
+        outside: Facts | None = None,
+    ) -> None:
         self.graph = graph
-        self.signals = _downstream(graph, explained, blocks)
-        self.nonnegative: set[ir.Value] = set()
+        self._inflows = inflows
+        self.signals: set[ir.Value] = _downstream(
+            graph, {*explained, *(outside.signals if outside is not None else ())}, inflows
+        )
+        self.nonnegative: set[ir.Value] = set(outside.nonnegative) if outside is not None else set()
         self._values: dict[ir.Value, np.ndarray[Any, Any] | None] = {}
+
+    def on(self, graph: ir.Graph, twins: Mapping[ir.Value, ir.Value]) -> Facts:
+        """The same about a copy of the graph.  twins : tensor → the one in its place"""
+        facts = Facts(graph, (), lambda node: ())
+        facts._inflows = self._inflows
+        facts.signals = {twins.get(value, value) for value in self.signals}
+        facts.nonnegative = {twins.get(value, value) for value in self.nonnegative}
+        return facts
 
     def is_signal(self, value: ir.Value | None) -> bool:
         return value in self.signals
+
+    def signals_into(self, unit: Unit) -> list[ir.Value]:
+        """The operands that relevance goes down to."""
+        inflows = self._inflows(unit.node) if len(unit.nodes) == 1 else unit.inputs
+        return [operand for operand in inflows if operand is not None and operand in self.signals]
 
     def is_float(self, value: ir.Value) -> bool:
         return value.dtype is None or value.dtype in FLOATS
@@ -96,7 +145,7 @@ class Facts:
             return None
         if node.op_type == "Shape" and not node.domain and node.inputs[0] is not None:
             return self._static_shape(node)
-        if node.op_type in RANDOM or any(_subgraphs(node)) or not node.inputs:
+        if node.op_type in RANDOM or subgraphs(node) or not node.inputs:
             return _constant_node(node)
         inputs = [self.constant(operand) for operand in node.inputs]
         if any(a is None for a, o in zip(inputs, node.inputs, strict=True) if o is not None):
@@ -122,6 +171,7 @@ class Unit:
     """What the walk treats as one layer: one node, or several that make up one.
 
     nodes   : in graph order; the last one produces the outputs
+    inputs  : the operands, and behind them what the node's subgraphs read of the graphs around them
     op_type : the node's own, or a name of ours in the domain `onnxlrp` (`LinearChain`, `DecomposedActivation`)
     """
 
@@ -135,7 +185,7 @@ class Unit:
     def of(cls, node: ir.Node) -> Unit:
         read_as = node.metadata_props.get(READ_AS)
         op_type, domain = (node.op_type, node.domain) if read_as is None else (read_as, OURS)
-        return cls((node,), op_type, domain, tuple(node.inputs), tuple(node.outputs))
+        return cls((node,), op_type, domain, operands(node), tuple(node.outputs))
 
     @property
     def node(self) -> ir.Node:
@@ -155,19 +205,30 @@ class Unit:
     def described_type(self) -> str:
         return "+".join(node.op_type for node in self.nodes)
 
+    def on(self, twins: Mapping[ir.Value, ir.Value]) -> Unit:
+        """The same layer in a copy of its graph."""
+        producers = [next(twins[o] for o in node.outputs if o in twins).producer() for node in self.nodes]
+        return Unit(
+            tuple(node for node in producers if node is not None),
+            self.op_type,
+            self.domain,
+            tuple(None if value is None else twins.get(value, value) for value in self.inputs),
+            tuple(twins.get(value, value) for value in self.outputs),
+        )
+
     def __str__(self) -> str:
         return f"{self.described_type} '{self.name}'"
 
 
-def between(units: Sequence[Unit], facts: Facts, target: ir.Value) -> list[Unit]:
-    """The units on some way from an explained tensor to the target, in graph order."""
-    reached = {target}
+def between(units: Sequence[Unit], facts: Facts, targets: Iterable[ir.Value]) -> list[Unit]:
+    """The units on some way from an explained tensor to a target, in graph order."""
+    reached = set(targets)
     kept = []
     for unit in reversed(units):
-        flows = any(map(facts.is_signal, unit.inputs)) and any(map(facts.is_signal, unit.outputs))
-        if flows and any(output in reached for output in unit.outputs):
+        signals = facts.signals_into(unit)
+        if signals and any(output in reached and facts.is_signal(output) for output in unit.outputs):
             kept.append(unit)
-            reached.update(operand for operand in unit.inputs if operand is not None and facts.is_signal(operand))
+            reached.update(signals)
     return kept[::-1]
 
 
@@ -180,9 +241,7 @@ def as_networkx(units: Sequence[Unit], facts: Facts) -> nx.DiGraph:
     producer = {output: unit for unit in units for output in unit.outputs}
     for unit in units:
         graph.add_node(unit.name, operator=unit.described_type)
-        for operand in unit.inputs:
-            if operand is None or not facts.is_signal(operand):
-                continue
+        for operand in facts.signals_into(unit):
             below = producer.get(operand)
             name = below.name if below is not None else operand.name
             if below is None:
@@ -191,10 +250,10 @@ def as_networkx(units: Sequence[Unit], facts: Facts) -> nx.DiGraph:
     return graph
 
 
-def _downstream(graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable[[ir.Node], bool]) -> set[ir.Value]:
+def _downstream(graph: ir.Graph, explained: Iterable[ir.Value], inflows: Inflows) -> set[ir.Value]:
     signals = set(explained)
     for node in graph:
-        if not blocks(node) and any(operand in signals for operand in node.inputs):
+        if any(operand in signals for operand in inflows(node)):
             signals.update(output for output in node.outputs if _may_carry(node, output))
     return signals
 
@@ -202,10 +261,6 @@ def _downstream(graph: ir.Graph, explained: Iterable[ir.Value], blocks: Callable
 def _may_carry(node: ir.Node, output: ir.Value) -> bool:
     """Floats do; of whole numbers and truth values only a first output, for second ones are indices and masks."""
     return output.dtype is None or output.dtype in FLOATS or output is node.outputs[0]
-
-
-def _subgraphs(node: ir.Node) -> Iterable[ir.Attr]:
-    return (a for a in node.attributes.values() if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS))
 
 
 def _constant_node(node: ir.Node) -> np.ndarray[Any, Any] | None:

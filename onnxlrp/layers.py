@@ -126,7 +126,8 @@ def _rank(value: ir.Value, facts: Facts) -> int | None:
 
 def _only_consumer(value: ir.Value, visible: set[ir.Value]) -> ir.Node | None:
     uses = list(value.uses())
-    return uses[0].node if len(uses) == 1 and value not in visible else None
+    alone = len(uses) == 1 and value not in visible and uses[0].node.graph is value.graph
+    return uses[0].node if alone else None
 
 
 def _chain_map(step: Step, operand: int) -> LinearMap:

@@ -286,19 +286,27 @@ def _hash_file(path: Path) -> str:
 
 
 def _name_nodes(graph: ir.Graph) -> None:
-    """Give nameless nodes a name that says where they are: `Relu_3` is the third Relu of the file."""
-    taken = {node.name for node in graph if node.name}
+    """Give nameless nodes a name that says where they are: `Relu_3` is the third Relu of the file.
+
+    Those of subgraphs bear the name of the node that holds them: `Loop_1/Relu_1`.
+    """
+    taken: set[str | None] = {node.name for node in graph.all_nodes()}
+    _name_nodes_of(graph, "", taken)
+
+
+def _name_nodes_of(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None:
     counts: dict[str, int] = {}
     for node in graph:
-        if node.name:
-            continue
-        while True:
+        while not node.name:
             counts[node.op_type] = counts.get(node.op_type, 0) + 1
-            name = f"{node.op_type}_{counts[node.op_type]}"
+            name = f"{prefix}{node.op_type}_{counts[node.op_type]}"
             if name not in taken:
-                break
-        node.name = name
-        taken.add(name)
+                node.name = name
+                taken.add(name)
+        for name, attribute in node.attributes.items():
+            if attribute.type is ir.AttributeType.GRAPH:
+                which = "" if name == "body" else f"{name.removesuffix('_branch')}/"
+                _name_nodes_of(attribute.as_graph(), f"{node.name}/{which}", taken)
 
 
 def exporter_of(proto: onnx.ModelProto) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxlrp.errors import ChoiceError, no_such
-from onnxlrp.graph import FLOATS
+from onnxlrp.graph import FLOATS, operands
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 _SAME_ELEMENTS = frozenset(
@@ -123,7 +123,7 @@ def _depends_on_input(value: ir.Value) -> bool:
         if current.is_graph_input():
             return True
         node = current.producer()
-        fresh = [o for o in node.inputs if o is not None and o not in seen] if node is not None else []
+        fresh = [o for o in operands(node) if o is not None and o not in seen] if node is not None else []
         seen.update(fresh)
         waiting.extend(fresh)
     return False

@@ -2,61 +2,106 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from onnxlrp.errors import ChoiceError, NoRule
-from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, Facts, Unit, between
+from onnxlrp.graph import NOT_LOWERED, Facts, Unit, between, captured
 from onnxlrp.layers import units_of
 from onnxlrp.presets import Layer
 from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.linear import CONVOLUTION, DENSE
-from onnxlrp.rules.named import parse_rule
-from onnxlrp.rules.registry import Family, Keeps, Operator, blocks, find, lookup
+from onnxlrp.rules.registry import Family, Keeps, Operator, Subgraph, find, inflows, lookup
+from onnxlrp.user_rules import Rules, UserRules
 
 Chooser = Callable[[Layer], tuple[Rule, str]]
-Rules = Mapping[str, "Rule | str"]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """How relevance crosses one layer, and who said so."""
+    """How relevance crosses one layer, and who said so.  inside : the plans of its subgraphs"""
 
     unit: Unit
     operator: Operator
     rule: Rule
     source: str
     signals: tuple[int, ...]
+    inside: tuple[Inside, ...] = ()
 
     @property
     def conserves(self) -> str:
-        """The weaker of the rule's and the operator's promise."""
-        return self.rule.conserves if self.rule.name not in ("own", "epsilon") else self.operator.conserves
+        """The weakest of the rule's promise, the operator's, and those of the layers inside."""
+        own = self.rule.conserves if self.rule.name not in ("own", "epsilon") else self.operator.conserves
+        return max([own, *(inner.conserves for inner in self.inner)], key=_PROMISES.index)
+
+    @property
+    def inner(self) -> tuple[Decision, ...]:
+        """The layers inside, one level down."""
+        return tuple(decision for inside in self.inside for decision in inside.region.decisions)
+
+
+_PROMISES = ("exactly", "up to epsilon", "up to bias", "not")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Region:
+    """The layers of one graph that lie between some tensors, in graph order.
+
+    targets : where relevance starts        explained : the tensors it is wanted for
+    """
+
+    decisions: tuple[Decision, ...]
+    facts: Facts
+    targets: tuple[ir.Value, ...]
+    explained: tuple[ir.Value, ...]
+
+    def __iter__(self) -> Iterator[Decision]:
+        return iter(self.decisions)
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+    def on(self, graph: ir.Graph, twins: Mapping[ir.Value, ir.Value]) -> Region:
+        """The same layers in a copy of their graph.  twins : tensor → the one in its place"""
+        decisions = (replace(decision, unit=decision.unit.on(twins)) for decision in self.decisions)
+        targets, explained = ((twins.get(v, v) for v in values) for values in (self.targets, self.explained))
+        return Region(tuple(decisions), self.facts.on(graph, twins), tuple(targets), tuple(explained))
+
+    def all(self) -> Iterator[Decision]:
+        """Every layer, those in subgraphs behind the layer that holds them."""
+        yield from (decision for _, decision in self.levels())
+
+    def levels(self, depth: int = 0) -> Iterator[tuple[int, Decision]]:
+        """(how many subgraphs it lies in, layer)."""
+        for decision in self.decisions:
+            yield depth, decision
+            for inside in decision.inside:
+                yield from inside.region.levels(depth + 1)
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A subgraph and its plan."""
+
+    subgraph: Subgraph
+    region: Region
+
+
+@dataclass(frozen=True)
+class Plan(Region):
     """Every layer between the explained tensors and the target, in graph order.
 
     without_effect : rules that match a layer through which nothing flows
     """
 
-    title: str
-    decisions: tuple[Decision, ...]
-    facts: Facts
-    target: ir.Value
-    explained: tuple[ir.Value, ...]
+    title: str = ""
     without_effect: tuple[str, ...] = field(default=())
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self.decisions)
-
-    def __len__(self) -> int:
-        return len(self.decisions)
+    @property
+    def target(self) -> ir.Value:
+        return self.targets[0]
 
     @property
     def units(self) -> list[Unit]:
@@ -64,14 +109,16 @@ class Plan:
 
     def rule_of(self, node_name: str) -> Rule:
         """The rule of the layer that a node of the file belongs to.  Errors: ChoiceError."""
-        for decision in self.decisions:
+        for decision in self.all():
             if node_name in decision.unit.names:
                 return decision.rule
         raise ChoiceError(f"No layer of the plan holds a node named '{node_name}'.")
 
     def rows(self) -> list[tuple[str, str, str, str]]:
-        """(node, operator, rule, source) per layer, in graph order."""
-        return [(d.unit.name, d.unit.described_type, str(d.rule), d.source) for d in self.decisions]
+        """(node, operator, rule, source) per layer, in graph order; layers in subgraphs are indented."""
+        return [
+            ("  " * depth + d.unit.name, d.unit.described_type, str(d.rule), d.source) for depth, d in self.levels()
+        ]
 
     def __str__(self) -> str:
         rows = [("layer", "operator", "rule", "because"), *self.rows()]
@@ -100,29 +147,75 @@ def make_plan(
     Errors: NoRule naming every operator without one; ChoiceError for rules that match nothing, contradict each other
     or do not fit.
     """
-    facts = Facts(graph, explained, blocks)
-    units = units_of(graph, facts, [target, *explained], merge=merge)
-    mark_nonnegative(graph, facts)
-    path = between(units, facts, target)
-    _require_rules(path, explained, target)
-    user = _UserRules(graph, rules or {})
-    first = _First(facts, explained)
-    decisions = []
-    for unit in path:
-        operator = find(unit)
-        assert operator is not None
-        signals = tuple(i for i, operand in enumerate(unit.inputs) if facts.is_signal(operand))
+    facts = Facts(graph, explained, inflows)
+    planner = _Planner(chooser, UserRules(graph, rules or {}), merge)
+    region = planner.region(facts, explained, [target], _First(facts, {value: value for value in explained}))
+    _require_rules(planner.without_rule, explained, target)
+    return Plan(region.decisions, facts, region.targets, region.explained, title, tuple(planner.user.without_effect()))
+
+
+@dataclass
+class _Planner:
+    """Decides layer by layer, subgraphs included.  without_rule : the layers for which nothing can be decided"""
+
+    chooser: Chooser
+    user: UserRules
+    merge: bool
+    without_rule: list[Unit] = field(default_factory=list)
+
+    def region(self, facts: Facts, explained: Iterable[ir.Value], targets: Sequence[ir.Value], first: _First) -> Region:
+        explained = tuple(explained)
+        units = units_of(facts.graph, facts, [*targets, *explained], merge=self.merge)
+        mark_nonnegative(facts.graph, facts)
+        decisions = []
+        for unit in between(units, facts, targets):
+            operator = find(unit)
+            if operator is None:
+                self.without_rule.append(unit)
+            else:
+                decisions.append(self._decide(unit, operator, facts, first))
+        return Region(tuple(decisions), facts, tuple(targets), explained)
+
+    def _decide(self, unit: Unit, operator: Operator, facts: Facts, first: _First) -> Decision:
+        signals = tuple(
+            i for i, operand in enumerate(unit.inputs) if i not in operator.steering and facts.is_signal(operand)
+        )
+        inside: tuple[Inside, ...] = ()
+        if operator.subgraphs is not None:
+            inside = tuple(self._inside(s, unit, facts, first) for s in operator.subgraphs(unit.node))
         layer = first.look(unit, operator, signals)
-        rule, source = user.choose(unit, operator, signals) or chooser(layer)
-        decisions.append(Decision(unit, operator, rule, source, signals))
-    return Plan(title, tuple(decisions), facts, target, tuple(explained), tuple(user.without_effect()))
+        rule, source = self.user.choose(unit, operator, signals) or self.chooser(layer)
+        return Decision(unit, operator, rule, source, signals, inside)
+
+    def _inside(self, subgraph: Subgraph, unit: Unit, outside: Facts, first: _First) -> Inside:
+        """The plan of a subgraph: from its results to its inputs, and to what it reads from outside."""
+        graph = subgraph.graph
+        held = {
+            value: operand
+            for value, index in zip(graph.inputs, subgraph.operands, strict=True)
+            if index is not None and index < len(unit.inputs) and (operand := unit.inputs[index]) is not None
+        }
+        signals = {value for value, operand in held.items() if outside.is_signal(operand)}
+        while True:
+            facts = Facts(graph, signals, inflows, outside)
+            fed_back = {
+                graph.inputs[to]
+                for result, to in subgraph.feedback
+                if facts.is_signal(graph.outputs[result]) and facts.is_float(graph.inputs[to])
+            }
+            if fed_back <= signals:
+                break
+            signals |= fed_back
+        explained = [value for value in [*graph.inputs, *captured(graph)] if facts.is_signal(value)]
+        results = zip(graph.outputs, subgraph.results, strict=True)
+        targets = [value for value, index in results if index is not None and facts.is_signal(value)]
+        return Inside(subgraph, self.region(facts, explained, targets, first.inside(facts, held)))
 
 
-def _require_rules(path: Sequence[Unit], explained: Sequence[ir.Value], target: ir.Value) -> None:
+def _require_rules(without_rule: Sequence[Unit], explained: Sequence[ir.Value], target: ir.Value) -> None:
     missing: dict[str, list[Unit]] = {}
-    for unit in path:
-        if find(unit) is None:
-            missing.setdefault(unit.op_type, []).append(unit)
+    for unit in without_rule:
+        missing.setdefault(unit.op_type, []).append(unit)
     if not missing:
         return
     lines = [
@@ -173,16 +266,31 @@ def _never_negative(value: ir.Value, facts: Facts) -> bool:
 
 
 class _First:
-    """Describes layers in graph order and knows which linear layer comes first below each explained tensor."""
+    """Describes layers in graph order and knows which linear layer comes first below each explained tensor.
 
-    def __init__(self, facts: Facts, explained: Sequence[ir.Value]) -> None:
+    roots : tensor → the explained ones that it stands for        around : the same of the graph around a subgraph
+    """
+
+    def __init__(self, facts: Facts, roots: Mapping[ir.Value, ir.Value], around: _First | None = None) -> None:
         self._facts = facts
-        self._roots: dict[ir.Value, frozenset[ir.Value]] = {value: frozenset([value]) for value in explained}
-        self._seen_linear: set[ir.Value] = set()
-        self._seen_convolution: set[ir.Value] = set()
-        self._producer = {output: node for node in facts.graph for output in node.outputs}
+        known = around._roots if around is not None else {}
+        self._roots: dict[ir.Value, frozenset[ir.Value]] = known | {
+            value: known.get(root, frozenset([root])) for value, root in roots.items()
+        }
+        self._seen_linear: set[ir.Value] = set(around._seen_linear) if around is not None else set()
+        self._seen_convolution: set[ir.Value] = set(around._seen_convolution) if around is not None else set()
+        self._inside: list[_First] = []
+
+    def inside(self, facts: Facts, held: Mapping[ir.Value, ir.Value]) -> _First:
+        """The same in a subgraph of the next layer.  held : the graph's inputs → what they hold at first"""
+        self._inside.append(_First(facts, held, self))
+        return self._inside[-1]
 
     def look(self, unit: Unit, operator: Operator, signals: tuple[int, ...]) -> Layer:
+        for inside in self._inside:
+            self._seen_linear |= inside._seen_linear
+            self._seen_convolution |= inside._seen_convolution
+        self._inside = []
         family = operator.family_for(signals)
         kind = self._kind(unit, operator) if family is Family.LINEAR else ""
         roots = frozenset().union(*(self._roots.get(unit.inputs[i], frozenset()) for i in signals))  # type: ignore[arg-type]
@@ -219,7 +327,7 @@ class _First:
 
     def _squashed_by(self, value: ir.Value | None) -> str:
         for _ in range(8):
-            node = self._producer.get(value) if value is not None else None
+            node = value.producer() if value is not None else None
             if node is None:
                 return ""
             if node.op_type in _SQUASHING:
@@ -238,107 +346,3 @@ _SQUASHING = frozenset({"Sigmoid", "HardSigmoid", "Softmax"}) | frozenset(
     {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or"}
 )
 _TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "Mul", "Div"})
-
-
-# --- the user's rules ------------------------------------------------------------------------------------------------
-
-
-class _UserRules:
-    """Rules by node name, glob or operator type, in that order of precedence."""
-
-    def __init__(self, graph: ir.Graph, rules: Rules) -> None:
-        self._rules = {key: parse_rule(rule) for key, rule in rules.items()}
-        self._used: set[str] = set()
-        self._refused: dict[str, Unit] = {}
-        nodes = list(graph)
-        for key in self._rules:
-            if not any(_matches(key, node) for node in nodes):
-                raise ChoiceError(_nothing_matches(key, nodes))
-
-    def choose(self, unit: Unit, operator: Operator, signals: tuple[int, ...]) -> tuple[Rule, str] | None:
-        best: dict[str, Rule] = {}
-        for strength in (_by_name, _by_fused_name, _by_glob, _by_type, _by_fused_type):
-            best = {key: rule for key, rule in self._rules.items() if any(strength(key, node) for node in unit.nodes)}
-            if strength in (_by_fused_name, _by_fused_type):
-                self._refused.update(dict.fromkeys(best, unit))
-            if strength is not _by_name:
-                # a type names layers of that type: an operator inside a merged activation is none of its own
-                strict = strength is _by_type and len(unit.nodes) == 1
-                best = self._fitting(best, unit, operator, signals, strict=strict)
-            if best:
-                break
-        if not best:
-            return None
-        self._used.update(best)
-        first_key = next(iter(best))
-        if any(str(rule) != str(best[first_key]) for rule in best.values()):
-            raise ChoiceError(
-                f"Contradicting rules for {unit}: "
-                + ", ".join(f"'{key}' says {rule}" for key, rule in best.items())
-                + "."
-            )
-        self._fitting({first_key: best[first_key]}, unit, operator, signals, strict=True)
-        return best[first_key], f"rule '{first_key}'"
-
-    def _fitting(
-        self, found: dict[str, Rule], unit: Unit, operator: Operator, signals: tuple[int, ...], *, strict: bool
-    ) -> dict[str, Rule]:
-        fitting = {key: rule for key, rule in found.items() if rule.fits(operator, signals)}
-        if strict and found and not fitting:
-            rule = next(iter(found.values()))
-            family = operator.family_for(signals).value.split(":")[0]
-            raise ChoiceError(
-                f"The rule '{rule}' does not fit {unit}, which is a {family}. "
-                "Decompositions are for layers with one signal and weights; elsewhere: pass, gradient or stop."
-            )
-        return fitting
-
-    def without_effect(self) -> list[str]:
-        """Rules that no layer took.  Errors: ChoiceError for one that names a fused node and fits none of its parts."""
-        for key, unit in self._refused.items():
-            if key not in self._used:
-                raise ChoiceError(
-                    f"The rule '{self._rules[key]}' fits no part of the fused operator '{key}', which is read as "
-                    f"primitive ones; the last one tried was {unit}. See the plan for their names."
-                )
-        return [
-            f"'{key}' = {rule}: no layer of its own takes it"
-            for key, rule in self._rules.items()
-            if key not in self._used
-        ]
-
-
-def _by_name(key: str, node: ir.Node) -> bool:
-    return key == node.name
-
-
-def _by_fused_name(key: str, node: ir.Node) -> bool:
-    return key == node.metadata_props.get(FROM_NODE)
-
-
-def _by_glob(key: str, node: ir.Node) -> bool:
-    names = (node.name or "", node.metadata_props.get(FROM_NODE, ""))
-    return any(c in key for c in "*?[") and any(fnmatchcase(name, key) for name in names)
-
-
-def _by_type(key: str, node: ir.Node) -> bool:
-    return key == node.op_type
-
-
-def _by_fused_type(key: str, node: ir.Node) -> bool:
-    return key == node.metadata_props.get(FROM_TYPE)
-
-
-def _matches(key: str, node: ir.Node) -> bool:
-    return any(way(key, node) for way in (_by_name, _by_fused_name, _by_glob, _by_type, _by_fused_type))
-
-
-def _nothing_matches(key: str, nodes: Sequence[ir.Node]) -> str:
-    names = {node.name or "" for node in nodes} | {node.op_type for node in nodes}
-    names |= {node.metadata_props.get(FROM_NODE, "") for node in nodes}
-    close = difflib.get_close_matches(key, names, n=3)
-    hint = f" Close to it: {', '.join(close)}." if close else ""
-    types = ", ".join(sorted({node.op_type for node in nodes}))
-    return (
-        f"The rule for '{key}' matches no node name, glob or operator type of the model.{hint} Its operators: {types}."
-    )

@@ -16,7 +16,7 @@ from onnxlrp.rules.crossing import STABILISER
 from onnxlrp.rules.decompositions import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 from onnxlrp.rules.linear import CONVOLUTION, DENSE
 from onnxlrp.rules.registry import Family, Operator
-from onnxlrp.rules.simple import Gate, Gradient, Own, Pass, Route, Stop, WinnerTakesAll
+from onnxlrp.rules.simple import EachLayer, Gate, Gradient, Own, Pass, Route, Stop, WinnerTakesAll
 
 Box = tuple[float | np.ndarray[Any, Any], float | np.ndarray[Any, Any]]
 
@@ -97,6 +97,7 @@ def default_choice(layer: Layer, linear: Rule) -> Choice:
         Family.MOVEMENT: (Route(), "data movement"),
         Family.CHOICE: (WinnerTakesAll(), "choice"),
         Family.NORMALISATION: (Own(), "normalisation"),
+        Family.CONTROL: (EachLayer(), "control flow"),
     }
     return by_family[layer.family]
 

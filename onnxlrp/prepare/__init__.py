@@ -11,6 +11,7 @@ from dataclasses import replace
 from onnxlrp.model import Model
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
+from onnxlrp.prepare.inside import infer_inside
 from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.time_first import put_time_first
@@ -27,7 +28,9 @@ def prepare(model: Model) -> Model:
     proto = model.copy()
     done = [
         put_time_first(proto),
+        infer_inside(proto),
         observe_unknown(proto),
+        infer_inside(proto),
         forget_doubtful_sizes(proto, model.opset),
         make_batch_dynamic(proto),
         widen(proto),

@@ -16,7 +16,7 @@ from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, Facts
 from onnxlrp.lowering import Fused, find_lowering, refusal
 from onnxlrp.lowering.function import expand, function_of
 from onnxlrp.prepare.infer import fill_in_shapes
-from onnxlrp.rules.registry import blocks, lookup
+from onnxlrp.rules.registry import blocks, inflows, lookup
 
 
 def lower(model: ir.Model) -> str:
@@ -29,7 +29,7 @@ def lower(model: ir.Model) -> str:
     emit = Emit(graph, model.opset_imports[""])
     while waiting := [node for node in graph if node not in stay and _without_rule(node)]:
         fill_in_shapes(model)
-        facts = Facts(graph, [], blocks)
+        facts = Facts(graph, [], inflows)
         for node in waiting:
             if _replace(emit, facts, node):
                 names.append(origin(node)[FROM_NODE])

@@ -18,7 +18,7 @@ SHIFT = 128
 def make_unsigned(model: ir.Model) -> str:
     """Rewrite every pair that onnxruntime would, in place.  returns: what was done; "" where there is none."""
     graph = model.graph
-    facts = Facts(graph, [], lambda _: False)
+    facts = Facts(graph, [], lambda _: ())
     count = 0
     for node in graph:
         reader = _only_reader(node) if node.op_type == "QuantizeLinear" and not node.domain else None

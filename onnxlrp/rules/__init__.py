@@ -2,6 +2,7 @@
 
 from onnxlrp.rules import (  # noqa: F401 - importing registers
     arithmetic,
+    control,
     deformable,
     indexing,
     linear,

@@ -11,7 +11,18 @@ import re
 
 from onnxlrp.errors import ChoiceError, no_such
 from onnxlrp.rules.decompositions import AlphaBeta, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
-from onnxlrp.rules.simple import DeconvnetRelu, Gate, Gradient, GuidedRelu, Own, Pass, Route, Stop, WinnerTakesAll
+from onnxlrp.rules.simple import (
+    DeconvnetRelu,
+    EachLayer,
+    Gate,
+    Gradient,
+    GuidedRelu,
+    Own,
+    Pass,
+    Route,
+    Stop,
+    WinnerTakesAll,
+)
 
 RULES: dict[str, type[Rule]] = {
     rule.name: rule
@@ -30,6 +41,7 @@ RULES: dict[str, type[Rule]] = {
         Route,
         Gate,
         Own,
+        EachLayer,
         GuidedRelu,
         DeconvnetRelu,
     )

@@ -21,7 +21,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
-from onnxlrp.graph import KEPT, Facts, Unit
+from onnxlrp.graph import KEPT, Facts, Unit, operands
 from onnxlrp.rules.step import Step
 
 Contribution = ir.Value | None
@@ -41,6 +41,7 @@ class Family(enum.Enum):
     NORMALISATION = "normalisation: standard deviation (or norm) held constant"
     SOFTMAX = "softmax: Taylor expansion"
     RECURRENT = "recurrent: gates get nothing, sums by epsilon"
+    CONTROL = "control flow: each layer inside by its own rule"
 
 
 class Keeps(enum.Enum):
@@ -74,6 +75,21 @@ class LinearMap:
 
 
 @dataclass(frozen=True)
+class Subgraph:
+    """How a branch or a loop's body hangs on its node.
+
+    operands : per input of the graph, the node's operand that it holds at first; None for one that the loop counts up
+    results  : per output of the graph, the node's output that it ends in; None for one that only steers
+    feedback : (output, input) of the graph: what one turn of a loop hands to the next
+    """
+
+    graph: ir.Graph
+    operands: tuple[int | None, ...] = ()
+    results: tuple[int | None, ...] = ()
+    feedback: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
 class Operator:
     """What is known about one operator.
 
@@ -88,6 +104,8 @@ class Operator:
     elementwise : contributions have the output's shape; the walk sums them back to each operand's
     outputs     : True when the vjp takes a tuple with one cotangent (or None) per output
     conserves   : "exactly", "up to bias", "up to epsilon" or "not"
+    subgraphs   : for control flow, the graphs that a node runs
+    steering    : operands that only say which of them, or how often
     """
 
     op_type: str
@@ -107,6 +125,8 @@ class Operator:
     source: str = ""
     layer: str = ""
     scale_outputs: Callable[[Step, ir.Value, ir.Value], ir.Value] | None = None
+    subgraphs: Callable[[ir.Node], Sequence[Subgraph]] | None = None
+    steering: tuple[int, ...] = ()
 
     def carriers(self, signals: Sequence[int]) -> list[int]:
         """The signals that share the relevance: all but the parameters, unless there is nothing else."""
@@ -158,6 +178,15 @@ def no_signal_operators() -> dict[tuple[str, str], str]:
 def blocks(node: ir.Node) -> bool:
     """Whether nothing flows through this node."""
     return (node.domain, node.op_type) in _NO_SIGNAL or KEPT in node.metadata_props
+
+
+def inflows(node: ir.Node) -> tuple[Contribution, ...]:
+    """The operands of a node that a signal passes through, those its subgraphs read from outside included."""
+    if blocks(node):
+        return ()
+    operator = lookup(node.op_type, node.domain)
+    steering = operator.steering if operator is not None else ()
+    return tuple(operand for index, operand in enumerate(operands(node)) if index not in steering)
 
 
 # --- the ways to write an entry --------------------------------------------------------------------------------------

@@ -27,17 +27,40 @@ class BodyEmit(Emit):
     def constant(self, literal: Literal, dtype: object = None) -> ir.Value:
         return self._outside.constant(literal, dtype)
 
-    def input(self, name: str) -> ir.Value:
-        """A new input of the body, float32."""
-        value = ir.Value(name=self._fresh(f"{self.scope}/{name}"), type=ir.TensorType(ir.DataType.FLOAT))
+    def input(self, name: str, like: ir.Value | None = None, kind: ir.TypeProtocol | None = None) -> ir.Value:
+        """A new input of the body: float32, or of another's type and shape, or of some type."""
+        kind = kind or (like.type if like is not None else None) or ir.TensorType(ir.DataType.FLOAT)
+        shape = like.shape if like is not None else None
+        value = ir.Value(name=self.new_name(f"{self.scope}/{name}"), type=kind, shape=shape)
         self.graph.inputs.append(value)
         return value
 
+    def first_inputs(self, values: Values) -> None:
+        """Put some of the inputs in front, in this order."""
+        rest = [value for value in self.graph.inputs if value not in values]
+        del self.graph.inputs[:]
+        self.graph.inputs.extend([*values, *rest])
 
-def scan(emit: Emit, states: Values, scanned: Values, body: Body, *, backwards: bool = False) -> tuple[Values, Values]:
+    def give(self, value: ir.Value, rank: int | None = None, dtype: ir.DataType | None = None) -> None:
+        """One more output, by a node of its own even where the value is an output already.
+
+        rank : onnxruntime wants to know it of what a Scan gives, and cannot always infer it
+        """
+        output = self.node("Identity", value)
+        while output in self.graph.outputs:
+            output = self.node("Identity", output)
+        if rank is not None:
+            output.shape, output.dtype = ir.Shape([None] * rank), dtype or ir.DataType.FLOAT
+        self.graph.outputs.append(output)
+
+
+def scan(
+    emit: Emit, states: Values, scanned: Values, body: Body, *, rank: int, backwards: bool = False
+) -> tuple[Values, Values]:
     """Run `body` along the first axis of `scanned`, from its end where `backwards`.
 
     states  : what the loop starts with        scanned : tensors (time, …)
+    rank    : of every state, and of what is kept of a step
     returns : the last states, and what each step kept, stacked along time in the order of `scanned`
     """
     inner = BodyEmit(emit)
@@ -45,8 +68,8 @@ def scan(emit: Emit, states: Values, scanned: Values, body: Body, *, backwards: 
     now = [inner.input("now") for _ in scanned]
     with inner.active():
         after, kept = body(inner, before, now)
-    inner.graph.outputs.extend(inner.node("Identity", value) for value in after)
-    inner.graph.outputs.extend(_own_node(inner, value) for value in kept)
+    for value in [*after, *kept]:
+        inner.give(value, rank)
     directions: dict[str, Any] = {
         "scan_input_directions": [1] * len(scanned),
         "scan_output_directions": [1] * len(kept),
@@ -62,11 +85,3 @@ def scan(emit: Emit, states: Values, scanned: Values, body: Body, *, backwards: 
         **(directions if backwards else {}),
     )
     return found[:count], found[count:]
-
-
-def _own_node(inner: Emit, value: ir.Value) -> ir.Value:
-    """An output of its own, even where the value is an output already."""
-    output = inner.node("Identity", value)
-    while output in inner.graph.outputs:
-        output = inner.node("Identity", output)
-    return output

@@ -20,6 +20,9 @@ from onnxlrp.rules.step import Step
 X, W, R, B, LENGTHS, H0, C0, P = range(8)
 """Operands as the standard orders them."""
 
+INSIDE = 3
+"""Rank of a tensor at one step: (direction, batch, …)."""
+
 Arrived = Sequence[ir.Value | None]
 """What reached Y, Y_h and Y_c."""
 
@@ -116,7 +119,7 @@ class Run:
             _, after = cell.forward(inner, now[0], states)
             return [_chosen(inner, now[1:], a, b) for a, b in zip(after, states, strict=True)], states
 
-        _, before = scan(emit, [self.start(k) for k in range(cell.states)], [zx, *masks], body)
+        _, before = scan(emit, [self.start(k) for k in range(cell.states)], [zx, *masks], body, rank=INSIDE)
         return cell.forward(emit, zx, before)[0]
 
     def start(self, state: int) -> ir.Value:
@@ -153,7 +156,7 @@ class Run:
                 before = [inner.Add(b, inner.Mul(value, skipped)) for b, value in zip(before, later, strict=True)]
             return before, [message, state]
 
-        initial, (message, state) = scan(emit, start, [*extra, *coefficients], body, backwards=True)
+        initial, (message, state) = scan(emit, start, [*extra, *coefficients], body, rank=INSIDE, backwards=True)
         return initial, message, state
 
     def contributions(self, message: ir.Value, initial: Values, blocks: int) -> list[Contribution]:

@@ -22,6 +22,9 @@ class Pass(Rule):
     conserves: ClassVar[str] = "exactly"
     source: ClassVar[str] = "Bach et al. 2015, section 2.4"
 
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is not Family.CONTROL
+
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         if len(step.signals) > 1:
             return in_proportion(operator, step, relevance, STABILISER)
@@ -41,6 +44,9 @@ class Gradient(Rule):
 
     name: ClassVar[str] = "gradient"
     conserves: ClassVar[str] = "not"
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is not Family.CONTROL
 
     def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
         return operator.vjp(step, relevance)
@@ -94,6 +100,17 @@ class Own(Rule):
 
     def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
         return operator.relevance is not None
+
+
+@dataclass(frozen=True)
+class EachLayer(Gradient):
+    """Control flow: each layer of its branches or of its body by the rule that the plan gives it."""
+
+    name: ClassVar[str] = "each-layer"
+    conserves: ClassVar[str] = "exactly"
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is Family.CONTROL
 
 
 @dataclass(frozen=True)

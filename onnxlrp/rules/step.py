@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx.defs
@@ -19,6 +19,37 @@ Account = Callable[[str, ir.Value], None]
 """Told who took relevance: a name ("bias", "stabiliser", "z = 0") and a tensor of what was taken."""
 
 
+class Copy(Protocol):
+    """A subgraph copied into another graph.
+
+    outputs : what it computes there        kept : relevance that its rules did not hand on, by who took it
+    """
+
+    outputs: Sequence[ir.Value]
+    kept: dict[str, ir.Value]
+
+    def back(self, arrived: Sequence[ir.Value | None]) -> dict[ir.Value, ir.Value]:
+        """Walk back through the copy.  arrived : relevance per output; returns: relevance per tensor it reads."""
+
+
+class Body(Protocol):
+    """A subgraph of the layer, to be walked back.
+
+    inputs, outputs : of the graph
+    signals         : which of the inputs relevance is wanted for        targets : which of the outputs it comes from
+    feedback        : (output, input), what one turn of a loop hands to the next
+    """
+
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    signals: frozenset[int]
+    targets: frozenset[int]
+    feedback: tuple[tuple[int, int], ...]
+
+    def copy(self, emit: Emit, inputs: Sequence[ir.Value]) -> Copy:
+        """Write the nodes of the graph with other inputs in place of its own."""
+
+
 @dataclass(frozen=True)
 class Step:
     """One layer on the way back.
@@ -28,6 +59,7 @@ class Step:
     account   : where a rule reports relevance that it does not hand on; None unless a ledger is kept
     asked     : constant operands that a ledger asks the share of, as if relevance were wanted for them
     reference : the value of a tensor on the reference input (DeepLIFT), None elsewhere
+    bodies    : of control flow, its subgraphs in the order of the operator's record
     """
 
     emit: Emit
@@ -38,6 +70,7 @@ class Step:
     account: Account | None = None
     reference: Callable[[ir.Value], ir.Value] | None = None
     asked: frozenset[int] = frozenset()
+    bodies: Sequence[Body] = ()
     options: dict[str, Any] = field(default_factory=dict)
 
     # --- operands ----------------------------------------------------------------------------------------------------

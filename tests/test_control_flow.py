@@ -1,0 +1,407 @@
+"""If, Loop and Scan: the gradient agrees with finite differences, LRP conserves, and a loop that computes what an
+operator computes is explained as that operator is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from one_node import close
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxlrp
+from onnxlrp.errors import ChoiceError, NoRule, Unsupported
+
+Array = np.ndarray[Any, Any]
+
+TIME, BATCH, WIDE, HIDDEN = 5, 2, 3, 4
+STEP = 1e-3
+
+
+def numbers(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32)
+
+
+def tensor(name: str, *dims: int | str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, dims)
+
+
+def truth(name: str) -> onnx.ValueInfoProto:
+    return tensor(name, kind=TensorProto.BOOL)
+
+
+def whole(name: str, *dims: int | str) -> onnx.ValueInfoProto:
+    return tensor(name, *dims, kind=TensorProto.INT64)
+
+
+node = helper.make_node
+
+
+def graph(nodes: Sequence[onnx.NodeProto], inputs: Sequence[Any], outputs: Sequence[Any]) -> onnx.GraphProto:
+    return helper.make_graph(nodes, "inside", inputs, outputs)
+
+
+@dataclass
+class Net:
+    """A model with control flow.  feeds : float ones are explained, all at once"""
+
+    nodes: Sequence[onnx.NodeProto]
+    inputs: Sequence[onnx.ValueInfoProto]
+    outputs: Sequence[onnx.ValueInfoProto]
+    feeds: dict[str, Array]
+    constants: dict[str, Array] = field(default_factory=dict)
+    opset: int = 17
+    conserves: float = 1e-4
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in self.constants.items()]
+        proto = helper.make_model(
+            helper.make_graph(self.nodes, "net", self.inputs, self.outputs, weights),
+            opset_imports=[helper.make_opsetid("", self.opset), helper.make_opsetid("of.elsewhere", 1)],
+            ir_version=8,
+        )
+        onnx.checker.check_model(proto)
+        return proto
+
+    @property
+    def explained(self) -> list[str]:
+        return [name for name, array in self.feeds.items() if array.dtype.kind == "f"]
+
+    def explainer(self, method: str, output: str, **choices: Any) -> onnxlrp.Explainer:
+        return onnxlrp.Explainer(
+            self.model,
+            method=method,
+            output=output,
+            inputs=self.explained,
+            providers="cpu",
+            batch_size=10**9,
+            **choices,
+        )
+
+    def relevance(self, output: str, cotangent: Array, method: str = "lrp", **choices: Any) -> dict[str, Array]:
+        return dict(self.explainer(method, output, **choices).explain(self.feeds, target=cotangent).relevance)
+
+
+# --- the nets --------------------------------------------------------------------------------------------------------
+
+W, R, BIAS = numbers(WIDE, HIDDEN), 0.5 * numbers(HIDDEN, HIDDEN), numbers(HIDDEN)
+
+RNN_CELL = [
+    node("MatMul", ["x_now", "W"], ["from_x"]),
+    node("MatMul", ["h_before", "R"], ["from_h"]),
+    node("Add", ["from_x", "from_h"], ["unbiased"]),
+    node("Add", ["unbiased", "bias"], ["z"]),
+    node("Tanh", ["z"], ["h"]),
+    node("Identity", ["h"], ["y"]),
+]
+RNN_FEEDS = {"x": numbers(TIME, BATCH, WIDE), "h0": numbers(BATCH, HIDDEN)}
+RNN_INPUTS = [tensor("x", "time", BATCH, WIDE), tensor("h0", BATCH, HIDDEN)]
+RNN_OUTPUTS = [tensor("Y", "time", BATCH, HIDDEN), tensor("last", BATCH, HIDDEN)]
+
+
+def rnn_as_scan(**attributes: Any) -> Net:
+    body = graph(
+        RNN_CELL,
+        [tensor("h_before", BATCH, HIDDEN), tensor("x_now", BATCH, WIDE)],
+        [tensor("h", BATCH, HIDDEN), tensor("y", BATCH, HIDDEN)],
+    )
+    scan = node("Scan", ["h0", "x"], ["last", "Y"], body=body, num_scan_inputs=1, **attributes)
+    return Net([scan], RNN_INPUTS, RNN_OUTPUTS, RNN_FEEDS, {"W": W, "R": R, "bias": BIAS})
+
+
+def rnn_with_fed_weights() -> Net:
+    net = rnn_as_scan()
+    net.inputs = [*RNN_INPUTS, tensor("W", WIDE, HIDDEN), tensor("R", HIDDEN, HIDDEN), tensor("bias", HIDDEN)]
+    net.feeds, net.constants = RNN_FEEDS | net.constants, {}
+    return net
+
+
+def scan_along_other_axes() -> Net:
+    body = graph(
+        [node("Add", ["s", "a"], ["t"]), node("Mul", ["t", "b"], ["kept"])],
+        [tensor("s", 2), tensor("a", 2), tensor("b", 2)],
+        [tensor("t", 2), tensor("kept", 2)],
+    )
+    scan = node(
+        "Scan",
+        ["s0", "A", "B"],
+        ["last", "Y"],
+        body=body,
+        num_scan_inputs=2,
+        scan_input_axes=[1, -1],
+        scan_input_directions=[0, 1],
+        scan_output_axes=[1],
+        scan_output_directions=[1],
+    )
+    feeds = {"s0": numbers(2), "A": numbers(2, 4), "B": numbers(2, 4, seed=1)}
+    inputs = [tensor("s0", 2), tensor("A", 2, "time"), tensor("B", 2, "time")]
+    return Net([scan], inputs, [tensor("Y", 2, "time"), tensor("last", 2)], feeds)
+
+
+def scan_without_state() -> Net:
+    body = graph([node("Mul", ["a", "scale"], ["kept"])], [tensor("a", 3)], [tensor("kept", 3)])
+    scan = node("Scan", ["x"], ["Y"], body=body, num_scan_inputs=1)
+    feeds = {"x": numbers(4, 3), "scale": numbers(3)}
+    return Net([scan], [tensor("x", "time", 3), tensor("scale", 3)], [tensor("Y", "time", 3)], feeds)
+
+
+TURNS = [node("Shape", ["x"], ["sizes"]), node("Gather", ["sizes", "zero"], ["turns"])]
+ZERO = np.array(0, np.int64)
+
+
+def rnn_as_loop() -> Net:
+    """As torch.jit.script writes it: x[t] by Gather, outputs stacked."""
+    body = graph(
+        [node("Gather", ["x", "t"], ["x_now"], axis=0), *RNN_CELL, node("Identity", ["go"], ["go_on"])],
+        [whole("t"), truth("go"), tensor("h_before", BATCH, HIDDEN)],
+        [truth("go_on"), tensor("h", BATCH, HIDDEN), tensor("y", BATCH, HIDDEN)],
+    )
+    nodes = [*TURNS, node("Loop", ["turns", "", "h0"], ["last", "Y"], body=body)]
+    return Net(nodes, RNN_INPUTS, RNN_OUTPUTS, RNN_FEEDS, {"W": W, "R": R, "bias": BIAS, "zero": ZERO})
+
+
+def loop_until_large() -> Net:
+    """h ← h·A + x until Σ|h| > 3: how many turns is known at run time alone."""
+    body = graph(
+        [
+            node("MatMul", ["h_before", "A"], ["product"]),
+            node("Add", ["product", "x"], ["h"]),
+            node("Abs", ["h"], ["sizes"]),
+            node("ReduceSum", ["sizes"], ["size"], keepdims=0),
+            node("Less", ["size", "three"], ["go_on"]),
+            node("Identity", ["h"], ["y"]),
+        ],
+        [whole("t"), truth("go"), tensor("h_before", 1, 3)],
+        [truth("go_on"), tensor("h", 1, 3), tensor("y", 1, 3)],
+    )
+    feeds = {"x": numbers(1, 3), "h0": 0.1 * numbers(1, 3), "A": 0.7 * numbers(3, 3)}
+    return Net(
+        [node("Loop", ["most", "", "h0"], ["last", "Y"], body=body)],
+        [tensor("x", 1, 3), tensor("h0", 1, 3), tensor("A", 3, 3)],
+        [tensor("last", 1, 3), tensor("Y", "turns", 1, 3)],
+        feeds,
+        {"most": np.array(50, np.int64), "three": np.float32(6.0)},
+    )
+
+
+def loop_that_grows() -> Net:
+    """A state that every turn makes longer, and whose length matters."""
+    body = graph(
+        [
+            node("Gather", ["x", "t"], ["row"], axis=0),
+            node("Unsqueeze", ["row", "zeros"], ["one"]),
+            node("ReduceSum", ["s", "zeros"], ["so_far"], keepdims=1),
+            node("Add", ["one", "so_far"], ["new"]),
+            node("Concat", ["s", "new"], ["longer"], axis=0),
+            node("Identity", ["go"], ["go_on"]),
+        ],
+        [whole("t"), truth("go"), tensor("s", "length", 3)],
+        [truth("go_on"), tensor("longer", "longer", 3)],
+    )
+    nodes = [*TURNS, node("Loop", ["turns", "", "s0"], ["y"], body=body)]
+    feeds = {"x": numbers(3, 3), "s0": numbers(1, 3)}
+    constants = {"zero": ZERO, "zeros": np.zeros(1, np.int64)}
+    return Net(nodes, [tensor("x", "time", 3), tensor("s0", 1, 3)], [tensor("y", "length", 3)], feeds, constants)
+
+
+def branches(sign: float) -> Net:
+    then = graph([node("MatMul", ["x", "W"], ["a"])], [], [tensor("a", "batch", HIDDEN)])
+    other = graph(
+        [node("Mul", ["h", "h"], ["e"]), node("Add", ["e", "bias"], ["f"])], [], [tensor("f", "batch", HIDDEN)]
+    )
+    nodes = [
+        node("ReduceSum", ["x"], ["total"], keepdims=0),
+        node("Greater", ["total", "zero"], ["positive"]),
+        node("If", ["positive"], ["y"], then_branch=then, else_branch=other),
+    ]
+    feeds = {"x": sign * np.abs(numbers(BATCH, WIDE)), "h": numbers(BATCH, HIDDEN), "W": W}
+    inputs = [tensor("x", "batch", WIDE), tensor("h", "batch", HIDDEN), tensor("W", WIDE, HIDDEN)]
+    constants = {"zero": np.float32(0), "bias": BIAS}
+    return Net(nodes, inputs, [tensor("y", "batch", HIDDEN)], feeds, constants)
+
+
+def branch_inside_scan_inside_loop() -> Net:
+    """Tensors of all levels are read at the deepest one."""
+    then = graph([node("Mul", ["s_new", "deep"], ["p"])], [], [tensor("p", 3)])
+    other = graph([node("Sub", ["s_new", "level"], ["q"])], [], [tensor("q", 3)])
+    scan_body = graph(
+        [
+            node("Add", ["s", "row"], ["s_new"]),
+            node("ReduceSum", ["row"], ["total"], keepdims=0),
+            node("Greater", ["total", "none"], ["positive"]),
+            node("If", ["positive"], ["chosen"], then_branch=then, else_branch=other),
+            node("Add", ["chosen", "s"], ["s_next"]),
+        ],
+        [tensor("s", 3), tensor("row", 3)],
+        [tensor("s_next", 3)],
+    )
+    loop_body = graph(
+        [
+            node("Mul", ["state", "deep"], ["level"]),
+            node("Scan", ["state", "x"], ["after"], body=scan_body, num_scan_inputs=1),
+            node("Mul", ["after", "tenth"], ["smaller"]),
+            node("Identity", ["go"], ["go_on"]),
+        ],
+        [whole("t"), truth("go"), tensor("state", 3)],
+        [truth("go_on"), tensor("smaller", 3)],
+    )
+    nodes = [node("Loop", ["three", "", "s0"], ["y"], body=loop_body)]
+    feeds = {"x": numbers(4, 3), "s0": numbers(3), "deep": numbers(3, seed=2)}
+    constants = {"three": np.array(3, np.int64), "none": np.float32(0), "tenth": np.float32(0.1)}
+    inputs = [tensor("x", "time", 3), tensor("s0", 3), tensor("deep", 3)]
+    return Net(nodes, inputs, [tensor("y", 3)], feeds, constants)
+
+
+NETS: dict[str, Callable[[], Net]] = {
+    "an RNN as Scan": rnn_as_scan,
+    "an RNN as Scan with fed weights": rnn_with_fed_weights,
+    "an RNN as Scan from the end": lambda: rnn_as_scan(scan_input_directions=[1], scan_output_directions=[1]),
+    "a Scan along other axes": scan_along_other_axes,
+    "a Scan without state": scan_without_state,
+    "an RNN as Loop": rnn_as_loop,
+    "a Loop until a condition": loop_until_large,
+    "a Loop whose state grows": loop_that_grows,
+    "a branch, taken": lambda: branches(1.0),
+    "the other branch": lambda: branches(-1.0),
+    "a branch in a Scan in a Loop": branch_inside_scan_inside_loop,
+}
+
+CASES = [(name, output.name) for name, make in NETS.items() for output in make().outputs]
+IDS = [f"{name}: {output}" for name, output in CASES]
+
+
+# --- what holds for all of them --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "output"), CASES, ids=IDS)
+def test_gradient_agrees_with_finite_differences(name: str, output: str) -> None:
+    net = NETS[name]()
+    session = _session(net.model)
+    random = np.random.default_rng(0)
+    y = session.run([output], net.feeds)[0]
+    cotangent = random.normal(size=y.shape).astype(np.float32)
+    gradient = net.relevance(output, cotangent, "gradient")
+
+    def score(t: float, direction: dict[str, Array]) -> float:
+        moved = {key: (net.feeds[key] + t * step).astype(np.float32) for key, step in direction.items()}
+        return float((session.run([output], net.feeds | moved)[0].astype(float) * cotangent).sum())
+
+    for _ in range(3):
+        direction = {key: random.normal(size=net.feeds[key].shape) for key in net.explained}
+        wanted = (score(STEP, direction) - score(-STEP, direction)) / (2 * STEP)
+        size = np.sqrt(sum(float(((gradient[key] * step) ** 2).sum()) for key, step in direction.items()))
+        found = sum(float((gradient[key] * step).sum()) for key, step in direction.items())
+        assert abs(found - wanted) <= 3e-3 * size, f"{found} against {wanted}"
+
+
+@pytest.mark.parametrize(("name", "output"), CASES, ids=IDS)
+def test_relevance_is_conserved(name: str, output: str) -> None:
+    net = NETS[name]()
+    y = _session(net.model).run([output], net.feeds)[0]
+    cotangent = np.abs(numbers(*y.shape, seed=3))
+    found = net.relevance(output, cotangent, bias="distribute")
+    assert set(found) == set(net.explained)
+    start = float((cotangent.astype(float) * y).sum())
+    arrived = sum(float(relevance.astype(float).sum()) for relevance in found.values())
+    if name != "the other branch":  # whose Add to a constant takes its share
+        assert abs(arrived - start) <= net.conserves * float(np.abs(cotangent * y).sum())
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
+    return ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+# --- loops that compute what an operator computes ---------------------------------------------------------------------
+
+
+def rnn_operator() -> Net:
+    both = np.concatenate([BIAS, np.zeros(HIDDEN, np.float32)])[None]
+    nodes = [
+        node("Unsqueeze", ["h0", "zeros"], ["first"]),
+        node("RNN", ["x", "W", "R", "bias", "", "first"], ["directions", "finals"], hidden_size=HIDDEN),
+        node("Squeeze", ["directions", "ones"], ["Y"]),
+        node("Squeeze", ["finals", "zeros"], ["last"]),
+    ]
+    constants = {"W": W.T[None].copy(), "R": R.T[None].copy(), "bias": both}
+    constants |= {"zeros": np.zeros(1, np.int64), "ones": np.ones(1, np.int64)}
+    return Net(nodes, RNN_INPUTS, RNN_OUTPUTS, RNN_FEEDS, constants)
+
+
+@pytest.mark.parametrize("method", ["lrp", "gradient"])
+@pytest.mark.parametrize("output", ["Y", "last"])
+@pytest.mark.parametrize("make", [rnn_as_scan, rnn_as_loop])
+def test_an_rnn_as_a_loop_is_explained_as_the_operator(make: Callable[[], Net], output: str, method: str) -> None:
+    choices = {"preset": "epsilon"} if method == "lrp" else {}
+    shape = (TIME, BATCH, HIDDEN) if output == "Y" else (BATCH, HIDDEN)
+    cotangent = numbers(*shape, seed=4)
+    found = make().relevance(output, cotangent, method, **choices)
+    wanted = rnn_operator().relevance(output, cotangent, method, **choices)
+    for name, relevance in wanted.items():
+        close(found[name], relevance, 2e-4 if method == "lrp" else 2e-5)
+
+
+def test_a_scan_without_state_is_the_operator_on_all_rows() -> None:
+    net = scan_without_state()
+    cotangent = numbers(4, 3, seed=5)
+    flat = Net([node("Mul", ["x", "scale"], ["Y"])], net.inputs, net.outputs, net.feeds)
+    found, wanted = net.relevance("Y", cotangent), flat.relevance("Y", cotangent)
+    for name in wanted:
+        close(found[name], wanted[name])
+
+
+# --- what the user sees ----------------------------------------------------------------------------------------------
+
+
+def test_the_plan_shows_what_is_inside_and_rules_reach_it() -> None:
+    net = branches(1.0)
+    net.feeds.pop("W")
+    net.inputs, net.constants = net.inputs[:2], net.constants | {"W": W}
+    plan = net.explainer("lrp", "y", rules={"MatMul": "z-plus"}).plan
+    rows = {name.strip(): (name, rule) for name, _, rule, _ in plan.rows()}
+    assert rows["If_1/then/MatMul_1"] == ("  If_1/then/MatMul_1", "z-plus")
+    assert str(plan.rule_of("If_1/then/MatMul_1")) == "z-plus"
+    assert "If_1/else/Mul_1" in rows
+    found = net.relevance("y", numbers(BATCH, HIDDEN), rules={"If": "stop"})
+    assert all(not relevance.any() for relevance in found.values())
+    with pytest.raises(ChoiceError, match="control flow"):
+        net.explainer("lrp", "y", rules={"If": "pass"})
+
+
+def test_everything_without_a_rule_is_listed_with_what_is_inside() -> None:
+    body = graph([node("Unheard", ["m"], ["d"], domain="of.elsewhere")], [tensor("m", 2, 2)], [tensor("d")])
+    nodes = [
+        node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1),
+        node("Unheard", ["x"], ["d2"], domain="of.elsewhere"),
+    ]
+    nodes.append(node("Add", ["y", "d2"], ["z"]))
+    net = Net(nodes, [tensor("x", 3, 2, 2)], [tensor("z", 3)], {"x": numbers(3, 2, 2)})
+    with pytest.raises(NoRule) as caught:
+        net.explainer("lrp", "z")
+    assert caught.value.missing == {"Unheard": ["Scan_1/Unheard_1", "Unheard_1"]}
+
+
+def test_random_numbers_inside_are_refused() -> None:
+    then = graph([node("RandomNormalLike", ["x"], ["n"]), node("Mul", ["n", "x"], ["a"])], [], [tensor("a", 3)])
+    other = graph([node("Identity", ["x"], ["b"])], [], [tensor("b", 3)])
+    net = Net(
+        [node("If", ["c"], ["y"], then_branch=then, else_branch=other)],
+        [tensor("x", 3), truth("c")],
+        [tensor("y", 3)],
+        {"x": numbers(3), "c": np.array(True)},
+    )
+    with pytest.raises(Unsupported, match="random numbers"):
+        net.relevance("y", np.ones(3, np.float32))
+
+
+def test_a_loop_that_forgets_what_is_captured_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxlrp.rules import control
+
+    monkeypatch.setattr(control._Backwards, "contributions", lambda self, results: [None] * self._step.count)
+    with pytest.raises(AssertionError):
+        test_gradient_agrees_with_finite_differences("an RNN as Loop", "Y")
