@@ -44,7 +44,7 @@ class Explainer:
     model     : path, bytes, ModelProto, or a `Model` already read
     method    : "lrp", "gradient", "sensitivity", "gradient-x-input", "integrated-gradients", "smoothgrad",
                 "guided-backprop", "deconvnet", "deeplift", "occlusion", "finite-difference" or "random"
-    preset    : of LRP; None chooses from the model's own operators (`explainer.preset` says which)
+    preset    : of LRP; None takes the sidecar's, else one that suits the model's operators (see `explainer.preset`)
     rules     : {node name, glob or operator type: rule}, stronger than the preset
     target    : what is explained in each sample; `explain` can override it
     output    : tensor that is explained; None = the first float output, stepped back to its logits
@@ -96,7 +96,7 @@ class Explainer:
         self.box = box
         self._options = options
         self._output, self._logits, self._inputs = output, logits, list(inputs) if inputs is not None else None
-        self.preset = self._choose_preset(preset)
+        self.preset = self._choose_preset(preset, sidecar.preset)
         if isinstance(self.method, Pass):
             _ = self._planned
         else:
@@ -239,13 +239,15 @@ class Explainer:
 
     # --- choices -----------------------------------------------------------------------------------------------------
 
-    def _choose_preset(self, preset: str | None) -> str | None:
+    def _choose_preset(self, preset: str | None, suited: str | None) -> str | None:
         if preset is not None and self.method.name != "lrp":
             raise ChoiceError(f"A preset belongs to LRP; the method here is '{self.method.name}'.")
         if self.rules and not isinstance(self.method, Pass):
             raise ChoiceError(f"Rules belong to a backward pass; the method '{self.method.name}' takes none.")
         if preset is not None or self.method.name != "lrp":
             return preset
+        if suited is not None:
+            return suited
         types = {
             node.op_type for value in upstream(self._endpoints[0].tensor) if (node := value.producer()) is not None
         }

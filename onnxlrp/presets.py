@@ -149,6 +149,12 @@ def _presets() -> dict[str, Preset]:
             batch_norm=Gradient(),
             pointwise=Gradient(),
         ),
+        _uniform(
+            "fisher-vector",
+            "epsilon in dense layers and sums over descriptors; shifts, scales and norms pass (Lapuschkin et al. 2016)",
+            epsilon,
+            other_linear=Pass(),
+        ),
         attention_preset("attnlrp", STABILISER),
         attention_preset("cp-lrp", STABILISER),
         attention_preset("lrp-lstm", 1e-3),

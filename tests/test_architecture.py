@@ -38,6 +38,7 @@ ONLY_IN = {
     "PIL": {"heatmap", "data", "report"},
     "networkx": {"graph", "report"},
     "pydot": {"report"},
+    "av": {"data"},
     "click": set[str](),
     "rich": set[str](),
 }

@@ -18,9 +18,11 @@ from onnxlrp.data.series import load_series
 from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.data.text import load_text
 from onnxlrp.data.tokens import Words
+from onnxlrp.data.video import Footage, load_video
 from onnxlrp.errors import InputError
 
 __all__ = [
+    "Footage",
     "Input",
     "Meaning",
     "ModelInput",
@@ -34,6 +36,7 @@ __all__ = [
     "load_image",
     "load_series",
     "load_text",
+    "load_video",
     "loader",
     "meaning_of",
     "preprocess",

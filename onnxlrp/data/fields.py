@@ -102,6 +102,17 @@ def table(value: object) -> dict[str, object]:
     return dict(value)
 
 
+def patches(value: object) -> dict[str, int]:
+    """How descriptors of motion are cut: {size = pixels, frames = a number, bins = directions}."""
+    wanted = "{size = a multiple of 8, frames = an even number, bins = at least 2}, or some of these"
+    if not isinstance(value, Mapping) or not all(map(_is_whole, value.values())):
+        raise ValueError(wanted)
+    fits = {"size": lambda n: n % 8 == 0, "frames": lambda n: n % 2 == 0, "bins": lambda n: n > 1}
+    if not all(key in fits and number > 0 and fits[key](number) for key, number in value.items()):
+        raise ValueError(wanted)
+    return dict(value)
+
+
 def toml(value: object) -> str:
     """Write one value as TOML; tables inside become inline tables."""
     if isinstance(value, bool):

@@ -54,6 +54,8 @@ KEYS: dict[str, fields.Check] = {
     "spectrogram": fields.table,
     "tokenizer": fields.text,
     "logits": fields.text,
+    "preset": fields.text,
+    "motion": fields.patches,
     "about": fields.table,
 }
 
@@ -68,6 +70,8 @@ class Sidecar:
     features: column names, channel names
     rate    : samples per second of a recording or series        spectrogram : how a recording becomes features
     tokenizer, logits : a file beside the model; the tensor that holds the logits
+    preset  : of LRP, the one that suits the model's architecture
+    motion  : of videos read as motion vectors: how patches are cut, see `onnxlrp.data.motion.Patches`
     """
 
     kind: str | None = None
@@ -87,6 +91,8 @@ class Sidecar:
     spectrogram: dict[str, object] | None = None
     tokenizer: str | None = None
     logits: str | None = None
+    preset: str | None = None
+    motion: dict[str, int] | None = None
     about: dict[str, object] = field(default_factory=dict)
     source: Path | None = None
     labels_file: str | None = None

@@ -7,6 +7,7 @@ finds there. A kind without an entry, and a drawing that its view leaves out, ge
 from __future__ import annotations
 
 from onnxlrp.data import Sample, Sidecar
+from onnxlrp.report.film import film_view
 from onnxlrp.report.plain import plain_view
 from onnxlrp.report.sheet import Drawing, Shown, Style, View
 from onnxlrp.report.sounds import sound_view
@@ -17,6 +18,7 @@ VIEWS: dict[str, View] = {
     "audio": sound_view,
     "series": trace_view,
     "text": word_view,
+    "video": film_view,
 }
 
 
