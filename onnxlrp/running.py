@@ -130,11 +130,17 @@ class AveragedRun:
         resolved = frozen(resolved, y, self.forward.output)
         points = {name: found[name] if name in found else feeds[name] for name in self.explained}
         rest = {n: a for n, a in feeds.items() if n not in points and n in self.gradient.session.inputs}
+        batched = self.forward.output.batched
+        # Runners speak of (sample, …): what has no batch axis is one sample, and not one per row.
+        points = points if batched else {name: array[None] for name, array in points.items()}
 
         def gradients(values: Arrays) -> Arrays:
-            return self.gradient(values | rest, resolved, samples, None).relevance
+            given = values if batched else {name: array[0] for name, array in values.items()}
+            slopes = self.gradient(given | rest, resolved, samples, None).relevance
+            return slopes if batched else {name: array[None] for name, array in slopes.items()}
 
         relevance = self.runner.run(points, gradients, _counter(progress, self.runner.passes))
+        relevance = relevance if batched else {name: array[0] for name, array in relevance.items()}
         score = score_of(y, weights_of(resolved, y.shape, self.forward.output), self.forward.output)
         return Found(relevance, self.forward.outputs(found), score)
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import Array, Net, relative, run, signed
+from onnx import TensorProto
 
 from onnxlrp import METHODS, ChoiceError, Explainer
 from onnxlrp.methods.path import QUADRATURES
@@ -289,6 +290,40 @@ def test_relu_methods_on_two_layers_by_hand(method: str, guided: bool) -> None:
     combinations = {(a, b) for a, b in zip((z > 0).ravel(), (arriving > 0).ravel(), strict=True)}
     assert len(combinations) == 4, "every sign of z meets every sign of the gradient"
     assert relative(explain(relu_net(), X, method), by_hand(guided)) < 1e-6
+
+
+# --- no batch axis, and tokens ---------------------------------------------------------------------------------------
+
+
+def test_an_input_without_a_batch_axis_is_one_sample_under_noise() -> None:
+    """Rows of very different range get noise of one size, the whole input's."""
+    net = Net()
+    x = net.input("x", [4, 3])
+    model = net.model(net.ReduceSum(net.Mul(net.Mul(x, x), x), keepdims=0))
+    rows = np.array([[0.0, 0, 0], [0, 0, 0], [0, 0, 0], [10, 0, 0]], np.float32)
+    found = Explainer(model, "smoothgrad", samples=4, noise=0.2, seed=5, providers="cpu").explain(rows)
+    noise = [np.random.default_rng(5)]
+    wanted = np.mean([3 * (rows + noise[0].standard_normal(rows.shape) * 2.0) ** 2 for _ in range(4)], axis=0)
+    np.testing.assert_allclose(found.relevance["x"], wanted, rtol=1e-4)
+
+
+def test_tokens_get_the_length_of_the_gradient_of_their_embedding_and_its_product() -> None:
+    random = np.random.default_rng(0)
+    table, weights = random.standard_normal((7, 4)), random.standard_normal((4, 3))
+    net = Net()
+    tokens = net.input("tokens", ["batch", "length"], TensorProto.INT64)
+    embedded = net.Gather(net.weight(table), net.Unsqueeze(tokens, net.weight(np.array([2]))), axis=0)
+    embedded = net.Squeeze(embedded, net.weight(np.array([2])))
+    model = net.model(net.MatMul(net.ReduceMean(embedded, axes=[1], keepdims=0), net.weight(weights)))
+    row = np.array([[3, 0, 6, 3]])
+    slope = weights[:, 1] / 4
+    shown = {
+        m: Explainer(model, m, providers="cpu").explain(row, target=1).relevance["tokens"]
+        for m in ("sensitivity", "gradient-x-input", "lrp")
+    }
+    np.testing.assert_allclose(shown["sensitivity"], [[np.linalg.norm(slope)] * 4], rtol=1e-5)
+    np.testing.assert_allclose(shown["gradient-x-input"], [table[row[0]] @ slope], rtol=1e-5)
+    np.testing.assert_allclose(shown["lrp"], shown["gradient-x-input"], rtol=1e-3)
 
 
 # --- inner tensors ---------------------------------------------------------------------------------------------------

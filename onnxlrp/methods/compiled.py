@@ -13,7 +13,7 @@ from onnxlrp.presets import Layer
 from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.registry import Family
 from onnxlrp.rules.rescale import Rescale
-from onnxlrp.rules.simple import DeconvnetRelu, Gradient, GuidedRelu
+from onnxlrp.rules.simple import DeconvnetRelu, Gradient, GuidedRelu, LookupNorm, LookupProduct
 
 Reduce = Callable[[Emit, ir.Value, ir.Value], ir.Value]
 
@@ -42,9 +42,11 @@ def gradient_everywhere(layer: Layer) -> tuple[Rule, str]:
     return Gradient(), "gradient"
 
 
-def _at_relus(rule: Rule) -> Chooser:
+def _gradient_but(op_type: str, rule: Rule) -> Chooser:
+    """The gradient everywhere but at one type of operator."""
+
     def choose(layer: Layer) -> tuple[Rule, str]:
-        return (rule, rule.name) if layer.operator.op_type == "Relu" else (Gradient(), "gradient")
+        return (rule, rule.name) if layer.operator.op_type == op_type else (Gradient(), "gradient")
 
     return choose
 
@@ -68,8 +70,25 @@ def _absolute(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
 
 
 def _times_input(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
+    """Tokens are multiplied by their embedding where they look it up, never by their number."""
+    if _looks_up(x):
+        return found
     floats = x if x.dtype == ir.DataType.FLOAT else emit.Cast(x, to=ir.DataType.FLOAT)
     return emit.Mul(floats, found)
+
+
+def _looks_up(x: ir.Value) -> bool:
+    """Whether whole numbers are indices of a Gather, also behind what only changes their type or shape."""
+    if x.dtype is None or not x.dtype.is_integer():
+        return False
+    return any(
+        (use.node.op_type == "Gather" and use.idx == 1)
+        or (use.node.op_type in _KEEPS_TOKENS and any(_looks_up(output) for output in use.node.outputs))
+        for use in x.uses()
+    )
+
+
+_KEEPS_TOKENS = frozenset({"Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice"})
 
 
 PASSES: dict[str, Pass] = {
@@ -78,11 +97,19 @@ PASSES: dict[str, Pass] = {
         Pass("lrp", "layer-wise relevance propagation, Σ R = f(x)", None, times_output=True, merge=True),
         Pass("gradient", "∂f/∂x, signed", gradient_everywhere),
         Pass(
-            "sensitivity", "|∂f/∂x|, eq. (1) of Samek et al. 2017", gradient_everywhere, signed=False, reduce=_absolute
+            "sensitivity",
+            "|∂f/∂x|, eq. (1) of Samek et al. 2017; of tokens ‖∂f/∂e‖ over their embedding",
+            _gradient_but("Gather", LookupNorm()),
+            signed=False,
+            reduce=_absolute,
         ),
-        Pass("gradient-x-input", "x ⊙ ∂f/∂x", gradient_everywhere, reduce=_times_input),
-        Pass("guided-backprop", "gradient through positive paths (Springenberg et al. 2015)", _at_relus(GuidedRelu())),
-        Pass("deconvnet", "deconvolution (Zeiler and Fergus 2014)", _at_relus(DeconvnetRelu())),
+        Pass("gradient-x-input", "x ⊙ ∂f/∂x", _gradient_but("Gather", LookupProduct()), reduce=_times_input),
+        Pass(
+            "guided-backprop",
+            "gradient through positive paths (Springenberg et al. 2015)",
+            _gradient_but("Relu", GuidedRelu()),
+        ),
+        Pass("deconvnet", "deconvolution (Zeiler and Fergus 2014)", _gradient_but("Relu", DeconvnetRelu())),
         Pass(
             "deeplift", "DeepLIFT, rescale rule (Shrikumar et al. 2017)", rescale_everywhere, merge=True, reference=True
         ),

@@ -53,6 +53,31 @@ class Gradient(Rule):
 
 
 @dataclass(frozen=True)
+class LookupNorm(Gradient):
+    """The gradient; tokens that look up an embedding e get its length ‖∂f/∂e‖, as they have no slope of their own."""
+
+    name: ClassVar[str] = "gradient-norm"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        if step.signal(0):
+            return operator.vjp(step, relevance)
+        squares = operator.vjp(step, step.emit.Mul(relevance, relevance))
+        return [None if square is None else step.emit.Sqrt(square) for square in squares]
+
+
+@dataclass(frozen=True)
+class LookupProduct(Gradient):
+    """The gradient; tokens that look up an embedding e get Σ e ⊙ ∂f/∂e."""
+
+    name: ClassVar[str] = "gradient-x-embedding"
+
+    def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
+        if step.signal(0):
+            return operator.vjp(step, relevance)
+        return operator.vjp(step, step.emit.Mul(relevance, step.y()))
+
+
+@dataclass(frozen=True)
 class Route(Gradient):
     """Each value goes back where it came from; where windows overlap, what arrives is added."""
 
