@@ -85,6 +85,10 @@ def fused_cases() -> Iterator[FusedCase]:
     yield from _products()
     yield from _activations()
     yield from _normalisations()
+    yield from _attention()
+    yield from _multi_head_attention()
+    yield from _group_query_attention()
+    yield from _rotary_embedding()
 
 
 # --- linear operators with something fused ---------------------------------------------------------------------------
@@ -167,4 +171,113 @@ def _normalisations() -> Iterator[FusedCase]:
         {"epsilon": 1e-5, "mask_index_type": 1},
         ("y", "lengths"),
         weights=table,
+    )
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+def _attention() -> Iterator[FusedCase]:
+    x, weights, bias = normal(2, 3, 4), normal(4, 24, scale=0.5), normal(24)
+    two, table = {"num_heads": 2}, (1, 2)
+
+    def case(*operands: Array | None, outputs: tuple[str, ...] = ("y",), **attributes: Any) -> FusedCase:
+        return FusedCase("Attention", (x, weights, bias, *operands), two | attributes, outputs, weights=table)
+
+    yield case()
+    yield case(unidirectional=1, scale=0.3)
+    yield case(qkv_hidden_sizes=[8, 8, 8])
+    yield FusedCase("Attention", (x, normal(4, 20), normal(20)), two | {"qkv_hidden_sizes": [8, 8, 4]}, weights=table)
+    yield case(np.array([[1, 1, 0], [1, 1, 1]], np.int32))
+    yield case(np.array([[1, 1, 0], [1, 0, 0]], np.int32), mask_filter_value=-3.0)
+    yield case(np.array([[1, 1, 0], [1, 1, 1]], np.int32), unidirectional=1)
+    yield case(np.array([[[1, 0, 0], [1, 1, 0], [1, 1, 1]], [[1, 0, 1], [1, 1, 0], [0, 1, 1]]], np.int32))
+    yield case(np.array([2, 3], np.int32))
+    yield case(np.array([3, 2, 1, 0], np.int32))
+    yield case(np.array([[1], [1]], np.int32))
+    past = normal(2, 2, 2, 2, 4)
+    yield case(None, past, outputs=("y", "present"))
+    yield case(None, past, outputs=("y", "present"), unidirectional=1)
+    yield case(np.array([[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]], np.int32), past, outputs=("y", "present"), unidirectional=1)
+    yield case(None, None, normal(1, 2, 3, 3))
+
+
+def _multi_head_attention() -> Iterator[FusedCase]:
+    q, k, v, bias = normal(2, 3, 8), normal(2, 5, 8), normal(2, 5, 8) * 0.5, normal(24)
+    two = {"num_heads": 2}
+
+    def case(*operands: Array | None, outputs: tuple[str, ...] = ("y",), **attributes: Any) -> FusedCase:
+        return FusedCase("MultiHeadAttention", operands, two | attributes, outputs)
+
+    yield case(q, k, v)
+    yield case(q, k, v, bias, scale=0.7)
+    yield case(q, k, normal(2, 5, 4), normal(20))
+    yield case(q, normal(2, 2, 5, 4), normal(2, 2, 5, 4) * 2)
+    yield case(q, k, v, bias, np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], np.int32))
+    yield case(q, k, v, None, np.array([3, 5], np.int32))
+    yield case(q, k, v, None, np.arange(30).reshape(2, 3, 5).astype(np.int32) % 4)
+    yield case(q, k, v, None, None, normal(1, 2, 3, 5))
+    yield case(q, k, v, bias, None, normal(2, 1, 3, 5))
+    new, cache = (normal(2, 3, 8) * 0.7, normal(2, 3, 8) * 0.9), (normal(2, 2, 4, 4), normal(2, 2, 4, 4) * 0.5)
+    caches = ("y", "keys", "values")
+    yield case(q, *new, None, None, None, *cache, outputs=caches)
+    yield case(q, *new, bias, None, None, *cache, outputs=caches, unidirectional=1)
+    yield case(q, q * 0.3, q * 0.5, unidirectional=1)
+    yield case(q, *new, None, None, normal(2, 2, 3, 7), *cache, outputs=(*caches, "scores"))
+    one, written = normal(2, 1, 8), np.array([2], np.int32)
+    step = (one, one * 0.5, one * 0.7)
+    shared = two | {"past_present_share_buffer": 1}
+    yield FusedCase("DecoderMaskedMultiHeadAttention", (*step, None, None, *cache, written), shared, caches)
+    yield FusedCase(
+        "DecoderMaskedMultiHeadAttention",
+        (*step, np.array([[1, 0, 1], [1, 1, 1]], np.int32), None, *cache, written, None, None, bias),
+        shared,
+        caches,
+    )
+    yield FusedCase("DecoderMaskedMultiHeadAttention", (one, *cache), two)
+    yield case(*step, None, None, None, *cache, written, outputs=caches)
+
+
+def _group_query_attention() -> Iterator[FusedCase]:
+    q, k, v = normal(2, 3, 64), normal(2, 3, 32), normal(2, 3, 32) * 0.5
+    heads, caches = {"num_heads": 4, "kv_num_heads": 2}, ("y", "keys", "values")
+    angle = np.arange(8)[:, None] * 0.5 ** np.arange(8)
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    last, total = np.array([2, 2], np.int32), np.array(3, np.int32)
+
+    def case(*operands: Array | None, outputs: tuple[str, ...] = caches, **attributes: Any) -> FusedCase:
+        return FusedCase("GroupQueryAttention", operands, heads | attributes, outputs)
+
+    yield case(q, k, v, None, None, last, total)
+    yield case(normal(2, 3, 128), None, None, None, None, last, total)
+    yield case(q, k, v, None, None, last, total, scale=0.3, softcap=2.0)
+    yield case(q, k, v, None, None, last, total, local_window_size=1)
+    yield case(q, k, v, None, None, last, total, smooth_softmax=1)
+    yield case(q, k, v, None, None, last, total, cos, sin, do_rotary=1)
+    yield case(q, k, v, None, None, last, total, cos, sin, do_rotary=1, rotary_interleaved=1)
+    one, past = (
+        (normal(2, 1, 64), normal(2, 1, 32), normal(2, 1, 32) * 0.5),
+        (normal(2, 2, 4, 16), normal(2, 2, 4, 16) * 0.5),
+    )
+    full, five = np.array([4, 4], np.int32), np.array(5, np.int32)
+    yield case(*one, *past, full, five)
+    yield case(*one, *past, np.array([4, 2], np.int32), five)
+    yield case(*one, *past, full, five, cos, sin, do_rotary=1)
+    yield case(*one, *past, full, five, cos, sin, local_window_size=2, do_rotary=1)
+    yield case(*one, *past, np.array([2, 1], np.int32), np.array(3, np.int32), softcap=1.5)
+    yield case(*one, *past, full, five, None, None, None, normal(1, 4, 1, 5))
+    yield case(q, k, v, None, None, last, total, None, None, None, normal(2, 1, 3, 3), normal(4))
+
+
+def _rotary_embedding() -> Iterator[FusedCase]:
+    angle = np.arange(8)[:, None] * np.array([1.0, 0.1])
+    cos, sin = np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
+    places, first = np.array([[0, 1, 2], [3, 1, 2]], np.int64), np.array([2], np.int64)
+    yield FusedCase("RotaryEmbedding", (normal(2, 3, 8), places, cos, sin), weights=(2, 3))
+    yield FusedCase("RotaryEmbedding", (normal(2, 3, 8), first, cos, sin), {"interleaved": 1}, weights=(2, 3))
+    yield FusedCase("RotaryEmbedding", (normal(2, 2, 3, 4), places, cos, sin), weights=(2, 3))
+    partial = {"num_heads": 2, "rotary_embedding_dim": 4}
+    yield FusedCase("RotaryEmbedding", (normal(2, 3, 16), places, cos, sin), partial, weights=(2, 3))
+    yield FusedCase(
+        "RotaryEmbedding", (normal(2, 2, 3, 8), places, cos, sin), partial | {"interleaved": 1}, weights=(2, 3)
     )

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.errors import InputError, ModelError
+from onnxlrp.graph import FLOATS
 from onnxlrp.prepare.dynamic_batch import random_feeds
 from onnxlrp.session import Session
 
@@ -13,7 +14,8 @@ from onnxlrp.session import Session
 def observe_unknown(model: ir.Model) -> str:
     """Run the model once on made-up numbers and note type and shape of every tensor that has none, in place.
 
-    Sizes are only noted where every input's size is fixed; else the rank alone.
+    Sizes are only noted where every input's size is fixed and none holds whole numbers, which may be sizes themselves;
+    else the rank alone.
     returns: what was done, in words; "" when nothing was unknown, or the model does not run on made-up numbers.
     """
     graph = model.graph
@@ -30,7 +32,7 @@ def observe_unknown(model: ir.Model) -> str:
         found = session.run(random_feeds(model, np.random.default_rng(0)))
     except (InputError, ModelError):
         return ""
-    fixed = all(isinstance(d, int) for v in graph.inputs for d in (v.shape or ()))
+    fixed = all(v.dtype in FLOATS and all(isinstance(d, int) for d in v.shape or ()) for v in graph.inputs)
     for node in graph:
         for value in node.outputs:
             array = found.get(value.name or "")
