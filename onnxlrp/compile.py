@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxlrp.backward import Walker, reverse
-from onnxlrp.deployed import is_quantised, keep_deployed
+from onnxlrp.deployed import float_view, is_quantised, keep_deployed
 from onnxlrp.emit import Emit, names_in
 from onnxlrp.errors import ChoiceError
 from onnxlrp.ledger import Ledger
@@ -72,9 +72,9 @@ class Compiled:
 
 def plan_for(model: Model, request: Request) -> tuple[ir.Model, Plan, Output]:
     """The plan alone, over a graph of its own."""
-    graph_model = model.copy()
+    graph_model = float_view(model)
     graph = graph_model.graph
-    output = find_output(graph, request.output, request.logits)
+    output = output_in(graph, find_output(model.graph, request.output, request.logits))
     explained = find_inputs(graph, request.inputs, output.tensor)
     plan = make_plan(
         graph,
@@ -114,7 +114,7 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
             names = _declare_outputs(emit, graph, relevance, request, reference)
             score = _declare(emit, graph, start.score, SCORE, None)
             sums = _declare(emit, graph, ledger.total(emit), LEDGER, None) if ledger is not None else None
-        if is_quantised(graph):
+        if is_quantised(model.graph):
             keep_deployed(graph_model, model.copy(), emit)
     graph_model.metadata_props.update(request.metadata | _rules_of(plan))
     graph_model.producer_name = "onnxlrp"
@@ -139,6 +139,12 @@ def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) 
         if value not in reaching:
             raise ChoiceError(f"'{value.name}' does not reach '{target.name}': nothing flows from one to the other.")
     return found
+
+
+def output_in(graph: ir.Graph, output: Output) -> Output:
+    """The same output in another form of its graph."""
+    asked, tensor = (find_tensor(graph, value.name or "", "output") for value in (output.asked, output.tensor))
+    return replace(output, asked=asked, tensor=tensor)
 
 
 def upstream(target: ir.Value) -> set[ir.Value]:

@@ -15,48 +15,74 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
+from onnxlrp.lowering import has_view
+from onnxlrp.model import Model
+from onnxlrp.prepare.lower import lower
 from onnxlrp.rules.quantised import dequantized
 
 PREFIX = "deployed/"
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-ROUNDING = frozenset({QUANTIZE, "DynamicQuantizeLinear"})
-"""Operators whose outputs survive every fusion: quantised tensors, and the scales that were computed with them."""
+QUANTIZE, DEQUANTIZE, DYNAMIC = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
+ROUNDING = frozenset({QUANTIZE, DYNAMIC})
+"""Operators of the float view whose outputs survive every fusion: quantised tensors, and scales computed with them."""
 
 
 def is_quantised(graph: ir.Graph) -> bool:
-    """Whether some node rounds to, or reads, quantised numbers."""
-    return any(node.op_type in ROUNDING or node.op_type == DEQUANTIZE for node in graph)
+    """Whether some node rounds to, reads or computes in quantised numbers."""
+    return any(node.op_type in ROUNDING or node.op_type == DEQUANTIZE or has_view(node) for node in graph)
 
 
-def keep_deployed(joint: ir.Model, model: ir.Model, emit: Emit) -> None:
+def float_view(model: Model) -> ir.Model:
+    """The graph that relevance walks: a copy of the model's, with what computes in integers written out in floats."""
+    view = model.copy()
+    if any(map(has_view, view.graph)):
+        lower(view, integers=True)
+    return view
+
+
+def keep_deployed(joint: ir.Model, deployed: ir.Model, emit: Emit) -> dict[ir.Value, ir.Value]:
     """Put the deployed copy into a joint model whose nodes so far are the float view and its relevance, in place.
 
-    model : the model that was walked; its nodes are moved out of it
+    deployed : the model as it is; its nodes are moved out of it
+    returns: quantised tensor of the float view → the deployed tensor that is read in its place
     """
     graph = joint.graph
     view = list(graph)
-    seen = {value.name: value for node in view for value in node.outputs}
-    inputs = [value for value in graph.inputs if value.name in {v.name for v in model.graph.inputs}]
+    seen = {value.name or "": value for node in view for value in node.outputs}
+    rounded = [value for value in seen.values() if _rounds_once(value)]
+    names = {value.name for value in deployed.graph.inputs}
     _dequantize_in_plain_arithmetic(graph, view, emit)
-    _read_apart(graph, inputs)
-    twins = _moved_in(graph, model)
-    for name, twin in twins.items():
-        node = twin.producer()
-        if node is not None and node.op_type in ROUNDING and name in seen:
-            _read_instead(seen[name], twin)
+    _read_apart(graph, [value for value in graph.inputs if value.name in names])
+    twins = _moved_in(graph, deployed)
+    anchors = {value: twins[value.name or ""] for value in rounded if value.name in twins}
+    for value, anchor in anchors.items():
+        _read_instead(value, anchor)
     for index, output in enumerate(list(graph.outputs)):
-        deployed = twins.get(output.name or "")
-        if deployed is not None and output in seen.values():
-            output.name, deployed.name = deployed.name, output.name
-            graph.outputs[index] = deployed
+        twin = twins.get(output.name or "")
+        if twin is not None and seen.get(output.name or "") is output:
+            output.name, twin.name = twin.name, output.name
+            graph.outputs[index] = twin
     graph.sort()
+    return anchors
 
 
-def twin_of(graph: ir.Graph, name: str) -> ir.Value:
-    """The deployed copy's tensor of that name in a joint graph."""
-    values = {value.name: value for node in graph for value in node.outputs}
-    return values.get(f"{PREFIX}{name}") or values[name]
+def _rounds_once(value: ir.Value) -> bool:
+    """Whether a tensor of the float view is the result of a rounding that onnxruntime keeps.
+
+    It drops one of two roundings in a row (Q → DQ → Q → DQ) while nobody reads what stands between.
+    """
+    node = value.producer()
+    if node is None or node.op_type not in ROUNDING:
+        return False
+    before = node.inputs[0].producer() if node.inputs[0] is not None else None
+    twice = before is not None and before.op_type == DEQUANTIZE and _rounded(before)
+    behind = [use.node.outputs[0] for use in value.uses() if use.node.op_type == DEQUANTIZE]
+    return not twice and not any(use.node.op_type == QUANTIZE for floats in behind for use in floats.uses())
+
+
+def _rounded(node: ir.Node) -> bool:
+    maker = node.inputs[0].producer() if node.inputs[0] is not None else None
+    return maker is not None and maker.op_type == QUANTIZE
 
 
 def _dequantize_in_plain_arithmetic(graph: ir.Graph, view: list[ir.Node], emit: Emit) -> None:

@@ -30,6 +30,11 @@ Inflows = Callable[[ir.Node], Iterable[ir.Value | None]]
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
+QUANTISED = frozenset(
+    ir.DataType[name] for name in ("INT2", "UINT2", "INT4", "UINT4", "INT8", "UINT8", "INT16", "UINT16")
+)
+"""Whole numbers too small to count or to point at anything: they stand for floats."""
+
 SMALL = 1 << 16
 """Elements up to which a constant subgraph is evaluated while compiling."""
 
@@ -259,8 +264,8 @@ def _downstream(graph: ir.Graph, explained: Iterable[ir.Value], inflows: Inflows
 
 
 def _may_carry(node: ir.Node, output: ir.Value) -> bool:
-    """Floats do; of whole numbers and truth values only a first output, for second ones are indices and masks."""
-    return output.dtype is None or output.dtype in FLOATS or output is node.outputs[0]
+    """Floats and quantised numbers do; of others only a first output, for second ones are indices and masks."""
+    return output.dtype is None or output.dtype in FLOATS | QUANTISED or output is node.outputs[0]
 
 
 def _constant_node(node: ir.Node) -> np.ndarray[Any, Any] | None:

@@ -4,69 +4,100 @@ The deployed model is a step function. Its gradient, where rounding passes, is t
 
     y_q = clip(x / scale + zero point, lowest, highest) + ρ        with ρ = what rounding added at one point, held
 
-which equals the deployed model at that point and is smooth around it.
+which equals the deployed model at that point and is smooth around it. Small integers often tie in a pooling window, and
+at a tie there is no derivative: max pooling takes the winners that it had at the point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.deployed import DEQUANTIZE, QUANTIZE, keep_deployed, twin_of
+from onnxlrp.deployed import DEQUANTIZE, DYNAMIC, QUANTIZE, float_view, keep_deployed
 from onnxlrp.emit import Emit
+from onnxlrp.graph import READ_AS
 from onnxlrp.model import Model
 from onnxlrp.rules.quantised import bounds, dequantized, unrounded
 from onnxlrp.session import Arrays, Session
 
+POOLING = "MaxPool"
+
 
 def without_rounding(model: Model, point: Arrays, providers: str | Sequence[str] | None = None) -> Model:
     """The model with every rounding replaced by what it added at one point; saturation stays, as a Clip."""
-    proto = model.copy()
+    proto = float_view(model)
     graph = proto.graph
     emit = Emit(graph, model.opset)
-    added = _rounding_at(model, point, providers)
+    at_point = _values_at(model, point, providers)
     whole: set[ir.Value] = set()
     for node in list(graph):
         with emit.serving(node.name or node.op_type):
             if node.op_type == QUANTIZE:
-                smooth = emit.Add(_clipped(emit, node), added[node.outputs[0].name or ""])
+                smooth = emit.Add(_clipped(emit, node), at_point[node.outputs[0].name or ""])
                 whole.add(_in_place_of(graph, node, smooth))
+            elif node.op_type == DYNAMIC:
+                for value in node.outputs[1:]:
+                    held = emit.Cast(emit.constant(at_point[value.name or ""]), to=value.dtype or ir.DataType.FLOAT)
+                    value.replace_all_uses_with(held)
             elif node.op_type == DEQUANTIZE:
                 _in_place_of(graph, node, dequantized(emit, node))
-            elif any(operand in whole for operand in node.inputs):
+            elif node.op_type == POOLING:
+                winners, x = at_point[node.outputs[0].name or ""].astype(np.int64), _input(node)
+                picked = _in_place_of(graph, node, emit.Gather(emit.Reshape(x, [-1]), winners))
+                whole.update([picked] if x in whole else [])
+            elif READ_AS in node.metadata_props or any(operand in whole for operand in node.inputs):
                 whole.update(_on_floats(emit, node, whole))
     graph.sort()
     return replace(model, proto=proto)
 
 
-def _rounding_at(model: Model, point: Arrays, providers: str | Sequence[str] | None) -> Mapping[str, np.ndarray]:
-    """Name of a quantised tensor → deployed integers − what they round."""
-    joint = model.copy()
+def _values_at(model: Model, point: Arrays, providers: str | Sequence[str] | None) -> dict[str, np.ndarray[Any, Any]]:
+    """By name of a tensor what is held.
+
+    Quantised: deployed integers − what they round. Computed scales: their value. Max pooling: its winners' places.
+    """
+    joint = float_view(model)
     emit = Emit(joint.graph, model.opset)
+    nodes = list(joint.graph)
     with emit.serving("unrounded"):
-        clipped = {n.outputs[0].name or "": _clipped(emit, n) for n in list(joint.graph) if n.op_type == QUANTIZE}
-    keep_deployed(joint, model.copy(), emit)
+        clipped = {node.outputs[0]: _clipped(emit, node) for node in nodes if node.op_type == QUANTIZE}
+        winners = {node.outputs[0]: _winners(emit, node) for node in nodes if node.op_type == POOLING}
+    scales = [value for node in nodes if node.op_type == DYNAMIC for value in node.outputs[1:]]
+    names = {value: value.name or "" for value in [*clipped, *scales, *winners]}
+    anchors = keep_deployed(joint, model.copy(), emit)
     with emit.serving("rounding"):
-        outputs = {
-            name: emit.Sub(emit.Cast(twin_of(joint.graph, name), to=ir.DataType.FLOAT), value)
-            for name, value in clipped.items()
+        wanted = {
+            name: emit.Cast(winners.get(value) or anchors.get(value, value), to=ir.DataType.DOUBLE)
+            for value, name in names.items()
         }
+        for value, before in clipped.items():
+            wanted[names[value]] = emit.Sub(wanted[names[value]], emit.Cast(before, to=ir.DataType.DOUBLE))
     joint.graph.outputs.clear()
-    for value in outputs.values():
-        value.type = ir.TensorType(ir.DataType.FLOAT)
-    joint.graph.outputs.extend(outputs.values())
+    for value in wanted.values():
+        value.type = ir.TensorType(ir.DataType.DOUBLE)
+    joint.graph.outputs.extend(wanted.values())
     found = Session(joint, providers).run(point)
-    return {name: found[value.name or ""] for name, value in outputs.items()}
+    return {name: found[value.name or ""] for name, value in wanted.items()}
+
+
+def _input(node: ir.Node) -> ir.Value:
+    assert node.inputs[0] is not None
+    return node.inputs[0]
+
+
+def _winners(emit: Emit, node: ir.Node) -> ir.Value:
+    """Where the largest element of every window stands in the flat input."""
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    return emit.nodes(POOLING, _input(node), outputs=2, **attributes)[1]
 
 
 def _clipped(emit: Emit, node: ir.Node) -> ir.Value:
-    x = node.inputs[0]
-    assert x is not None
     lowest, highest = bounds(node.outputs[0].dtype)
-    return emit.Clip(unrounded(emit, node, x), lowest, highest)
+    return emit.Clip(unrounded(emit, node, _input(node)), lowest, highest)
 
 
 def _in_place_of(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
@@ -81,7 +112,7 @@ def _in_place_of(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
 
 def _on_floats(emit: Emit, node: ir.Node, whole: set[ir.Value]) -> list[ir.Value]:
     """Let a node that worked on integers work on floats: its other integer operands are cast, its outputs retyped."""
-    kinds = {node.outputs[0].dtype}
+    kinds = {node.outputs[0].dtype} - {ir.DataType.FLOAT}
     for index, operand in enumerate(node.inputs):
         if operand is not None and operand not in whole and operand.dtype in kinds:
             node.replace_input_with(index, emit.Cast(operand, to=ir.DataType.FLOAT))

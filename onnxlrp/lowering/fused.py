@@ -103,6 +103,11 @@ class Fused:
         )
         for value, original in zip(values, self.node.outputs, strict=True):
             value.type, value.shape = original.type, original.shape
+        return self.keep(values)
+
+    def keep(self, values: tuple[ir.Value, ...]) -> tuple[ir.Value, ...]:
+        """Let no relevance enter the nodes that gave these values."""
+        for value in values:
             producer = value.producer()
             assert producer is not None
             producer.metadata_props[KEPT] = "computes the model's own values; its float view carries the relevance"
@@ -123,6 +128,7 @@ Lowered = ir.Value | Sequence[ir.Value | None]
 Lowering = Callable[[Fused], Lowered]
 
 _LOWERINGS: dict[tuple[str, str], Lowering] = {}
+_VIEWS: dict[tuple[str, str], Lowering] = {}
 _REFUSALS: dict[tuple[str, str], str] = {}
 
 
@@ -136,13 +142,28 @@ def lowered(*op_types: str, domain: str = MICROSOFT) -> Callable[[Lowering], Low
     return decorate
 
 
+def viewed(*op_types: str, domain: str = MICROSOFT) -> Callable[[Lowering], Lowering]:
+    """An entry for operators that compute in integers: the model keeps them, and relevance walks their float view."""
+
+    def decorate(lowering: Lowering) -> Lowering:
+        _VIEWS.update({(domain, op_type): lowering for op_type in op_types})
+        return lowering
+
+    return decorate
+
+
 def not_lowered(reason: str, *op_types: str, domain: str = MICROSOFT) -> None:
     """Operators that have neither a lowering nor a rule: a decision on record, told to whoever meets one."""
     _REFUSALS.update({(domain, op_type): reason for op_type in op_types})
 
 
 def find_lowering(node: ir.Node) -> Lowering | None:
-    return _LOWERINGS.get((node.domain, node.op_type))
+    return _LOWERINGS.get((node.domain, node.op_type)) or _VIEWS.get((node.domain, node.op_type))
+
+
+def has_view(node: ir.Node) -> bool:
+    """Whether the model computes with this node in integers, and relevance walks a float view of it."""
+    return (node.domain, node.op_type) in _VIEWS and KEPT not in node.metadata_props
 
 
 def refusal(node: ir.Node) -> str:
@@ -152,7 +173,7 @@ def refusal(node: ir.Node) -> str:
 
 def lowerings() -> list[tuple[str, str]]:
     """(domain, operator) of every entry."""
-    return sorted(_LOWERINGS)
+    return sorted(_LOWERINGS | _VIEWS)
 
 
 def refusals() -> dict[tuple[str, str], str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
@@ -10,7 +12,7 @@ from onnxlrp.lowering.fused import Fused, lowered
 CONVOLUTION = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")
 
 
-def given(node: Fused, *names: str) -> dict[str, object]:
+def given(node: Fused, *names: str) -> dict[str, Any]:
     """The attributes that the node has, as they are; the primitive operator knows the same defaults."""
     return {name: node.attribute(name) for name in names}
 

@@ -13,21 +13,23 @@ import onnx_ir as ir
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, Unsupported
 from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, Facts
-from onnxlrp.lowering import Fused, find_lowering, refusal
+from onnxlrp.lowering import Fused, find_lowering, has_view, refusal
 from onnxlrp.lowering.function import expand, function_of
 from onnxlrp.prepare.infer import fill_in_shapes
 from onnxlrp.rules.registry import blocks, inflows, lookup
 
 
-def lower(model: ir.Model) -> str:
+def lower(model: ir.Model, *, integers: bool = False) -> str:
     """Replace every fused node, in place.  returns: what was done, in words; "" where there was none.
+
+    integers : also those that compute in integers, by their float view
 
     A node that cannot be lowered stays, with the reason noted: methods that only run the model do not mind, and the
     plan tells it.
     """
     graph, stay, names = model.graph, set[ir.Node](), list[str]()
     emit = Emit(graph, model.opset_imports[""])
-    while waiting := [node for node in graph if node not in stay and _without_rule(node)]:
+    while waiting := [node for node in graph if node not in stay and _is_fused(node, integers)]:
         fill_in_shapes(model)
         facts = Facts(graph, [], inflows)
         for node in waiting:
@@ -46,8 +48,8 @@ def origin(node: ir.Node) -> dict[str, str]:
     return {FROM_NODE: props.get(FROM_NODE) or node.name or "", FROM_TYPE: props.get(FROM_TYPE) or node.op_type}
 
 
-def _without_rule(node: ir.Node) -> bool:
-    return not blocks(node) and lookup(node.op_type, node.domain) is None
+def _is_fused(node: ir.Node, integers: bool) -> bool:
+    return not blocks(node) and lookup(node.op_type, node.domain) is None and (integers or not has_view(node))
 
 
 def _replace(emit: Emit, facts: Facts, node: ir.Node) -> bool:

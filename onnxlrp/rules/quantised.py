@@ -11,7 +11,7 @@ import math
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
-from onnxlrp.graph import Facts
+from onnxlrp.graph import OURS, Facts
 from onnxlrp.rules.registry import Contribution, general
 from onnxlrp.rules.step import Step
 
@@ -135,3 +135,11 @@ for DOMAIN in ("", "com.microsoft"):
         inside = emit.And(emit.Greater(before, lowest), emit.Less(before, highest))
         slope = g / spread(emit, node, step.raw(1), step.raw(0))
         return step.only(emit.Where(inside, slope, 0.0))
+
+
+@general(
+    "WholeNumbers", domain=OURS, source="a float that is a whole number already, in an integer type", elementwise=True
+)
+def whole_numbers(step: Step, g: ir.Value) -> list[Contribution]:
+    """y = x."""
+    return step.only(g)
