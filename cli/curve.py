@@ -15,6 +15,7 @@ from onnxlrp.data import Meaning, Sample, expand
 from onnxlrp.errors import CheckFailed, ChoiceError, InputError
 from onnxlrp.files import require_writable
 from onnxlrp.metric_table import measure_metrics
+from onnxlrp.perturbation.predictor import moved_tensors
 from onnxlrp.perturbation.protocol import ORDERS, RANDOM, Protocol, surroundings
 from onnxlrp.perturbation.regions import Size
 from onnxlrp.perturbation.replacements import REPLACEMENTS
@@ -168,11 +169,12 @@ def _check(given: dict[str, Any]) -> None:
 
 def _protocol(given: dict[str, Any], explainer: Explainer, meaning: Meaning) -> Protocol:
     layout = meaning.sidecar.layout or explainer.layout
-    value = next(iter(explainer.model.graph.inputs))
-    rank = len(value.shape) - int(explainer.takes_batches) if value.shape is not None else 0
+    name = moved_tensors(explainer)[0]
+    shape = next(value.shape for value in explainer.tensors if value.name == name)
+    rank = len(shape) - int(explainer.takes_batches) if shape is not None else 0
     box = (given["box"] and tuple(map(np.float32, given["box"]))) or meaning.box()
     background = _background(given["background"], explainer, meaning)
-    embedded = explainer.explained[0] != value.name
+    embedded = name not in {value.name for value in explainer.model.graph.inputs}
     around = surroundings(layout, rank, None if embedded else box, background, given["value"])
     orders = tuple(order for order in dict.fromkeys(given["orders"]) if order != RANDOM)
     return Protocol(

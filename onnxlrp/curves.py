@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.explain import Explainer
-from onnxlrp.perturbation.predictor import Predictor, Scores
-from onnxlrp.perturbation.protocol import FILL, ORDER, RANDOM, TIES, Protocol, random_of, surroundings
-from onnxlrp.perturbation.regions import Regions, ranked, regions_for
-from onnxlrp.perturbation.replacements import Array, Removal, replacement
+from onnxlrp.perturbation.copies import Copies, Prepared
+from onnxlrp.perturbation.ground import Packing, ground_of
+from onnxlrp.perturbation.predictor import Predictor
+from onnxlrp.perturbation.protocol import RANDOM, Protocol, surroundings
+from onnxlrp.perturbation.regions import Regions
+from onnxlrp.perturbation.replacements import Array, Replacement
 from onnxlrp.perturbation.samples import Skipped
 from onnxlrp.perturbation.statistics import Curves, Series
 from onnxlrp.perturbation.store import Record, Store, digest_of
@@ -82,15 +82,14 @@ class _Measuring:
         self.explainers, self.protocol, self.target, self.label = dict(explainers), protocol, target, label
         self.first = next(iter(self.explainers.values()))
         self.predictor = Predictor(self.first)
-        self.tensor = self.predictor.tensor
         self.series = _series(self.explainers, protocol)
-        self.replacement = replacement(protocol.replace, protocol.around)
+        self.copies = Copies(self.predictor, protocol, self.series)
         self.settings = self._settings()
         self.store = Store(path, self.settings, resume=resume)
         self.records: list[Record] = []
         self.skipped: list[Skipped] = []
         self.heatmap_seconds = 0.0
-        self._grids: dict[tuple[int, ...], Regions] = {}
+        self._grounds: dict[Packing, tuple[Regions, Replacement]] = {}
 
     def over(self, samples: Iterable[Sample | Skipped], progress: Callable[[int], None] | None) -> Curves:
         started, inside = time.perf_counter(), Session.seconds
@@ -118,9 +117,10 @@ class _Measuring:
         )
 
     def _settings(self) -> dict[str, Any]:
+        tensors = set(self.predictor.tensors)
         described = {name: _described(explainer) for name, explainer in self.explainers.items()}
         for explainer in self.explainers.values():
-            if _subject(explainer) != _subject(self.first) or self.tensor not in explainer.explained:
+            if _subject(explainer) != _subject(self.first) or not tensors <= set(explainer.explained):
                 raise ChoiceError(
                     "The explainers differ in model, output or explained tensor: curves would not compare."
                 )
@@ -128,7 +128,7 @@ class _Measuring:
             "onnxlrp": VERSION,
             "model": self.first.model.sha256,
             "output": self.first.output.tensor.name,
-            "tensor": self.tensor,
+            "tensor": ", ".join(self.predictor.tensors),
             "target": self.target if isinstance(self.target, int | str | None) else repr(self.target),
             "methods": described,
             "batch_size": self.predictor.batch_size,
@@ -172,162 +172,62 @@ class _Measuring:
         self._measure([(i, one) for i, one in enumerate(prepared) if i not in done], done)
         self.records += [done[position] for position in range(len(group))]
 
-    def _prepared(self, group: Sequence[Sample], digests: Sequence[str]) -> list[_Prepared]:
+    def _prepared(self, group: Sequence[Sample], digests: Sequence[str]) -> list[Prepared]:
         """Values, targets and orders of a batch; heatmaps once per method."""
         feeds = _joined(group)
         values, y = self.predictor.first(feeds)
-        weights = self.predictor.weights(self.target, y)
-        maps = self._heatmaps(feeds, y, weights)
+        packing = Packing.of(values)
+        rows, weights = packing.pack(values), self.predictor.weights(self.target, y)
+        maps = {name: packing.pack(found) for name, found in self._heatmaps(feeds, weights).items()}
         prepared = []
         for position, (sample, digest) in enumerate(zip(group, digests, strict=True)):
-            x = values[position]
-            regions = self._regions(sample, x)
-            orders = {name: regions.sums(relevance[position]) for name, relevance in maps.items()}
+            regions, replacing = self._ground(sample, packing)
+            sums = {name: regions.sums(relevance[position]) for name, relevance in maps.items()}
             rest = {
                 name: array[position : position + 1] if self.first.output.batched else array[None]
                 for name, array in feeds.items()
-                if name != self.tensor
+                if name not in self.predictor.tensors
             }
             label = -1 if self.label is None else int(self.label(sample))
-            prepared.append(_Prepared(sample, digest, x, rest, regions, orders, weights[position], label))
+            x, target = rows[position], weights[position]
+            prepared.append(Prepared(sample, digest, x, rest, packing, regions, replacing, sums, target, label))
         return prepared
 
-    def _heatmaps(self, feeds: Arrays, y: Array, weights: Array) -> dict[str, Array]:
+    def _heatmaps(self, feeds: Arrays, weights: Array) -> dict[str, Arrays]:
+        """Per method the relevance of the perturbed tensors, (sample, …) each."""
         started = time.perf_counter()
+        batched = self.first.output.batched
         # The frozen target, so that every method explains what the curve measures, also at a tie.
         target = self.target
-        if self.target is None and self.predictor.has_classes and self.first.output.batched:
+        if self.target is None and self.predictor.has_classes and batched:
             target = [int(index) for index in weights.argmax(axis=1)]
         maps = {}
         for name, explainer in self.explainers.items():
-            relevance = explainer.explain(feeds, target=target).relevance[self.tensor]
-            if not np.isfinite(relevance).all():
+            relevance = explainer.explain(feeds, target=target).relevance
+            found = {tensor: relevance[tensor] for tensor in self.predictor.tensors}
+            if not all(np.isfinite(array).all() for array in found.values()):
                 raise InputError(f"The relevance by '{name}' holds NaN or infinity: it orders nothing.")
-            maps[name] = relevance if self.first.output.batched else relevance[None]
+            maps[name] = found if batched else {tensor: array[None] for tensor, array in found.items()}
         self.heatmap_seconds += time.perf_counter() - started
         return maps
 
-    def _regions(self, sample: Sample, x: Array) -> Regions:
+    def _ground(self, sample: Sample, packing: Packing) -> tuple[Regions, Replacement]:
+        layout = self.protocol.layout or self.first.layout
         if self.protocol.labels is not None:
-            return Regions.of(self.protocol.labels(sample), x.shape)
-        if x.shape not in self._grids:
-            layout = self.protocol.layout or self.first.layout
-            self._grids[x.shape] = regions_for(x.shape, layout, self.protocol.region, self.protocol.picture)
-        return self._grids[x.shape]
+            return ground_of(packing, self.protocol, layout, self.protocol.labels(sample))
+        if packing not in self._grounds:
+            self._grounds[packing] = ground_of(packing, self.protocol, layout)
+        return self._grounds[packing]
 
-    # --- perturbed copies --------------------------------------------------------------------------------------------
-
-    def _measure(self, prepared: Sequence[tuple[int, _Prepared]], done: dict[int, Record]) -> None:
+    def _measure(self, prepared: Sequence[tuple[int, Prepared]], done: dict[int, Record]) -> None:
         """Run the copies of each sample; several samples share batches where one does not fill them."""
-        rows = len(self.series) * self.protocol.repeats * self.protocol.steps
-        together = 1 if rows >= MANY * self.predictor.batch_size else len(prepared)
+        together = 1 if self.copies.rows >= MANY * self.predictor.batch_size else len(prepared)
         for start in range(0, len(prepared), max(together, 1)):
             chunk = prepared[start : start + together]
-            measured = self._run([one for _, one in chunk])
+            measured = self.copies.records([one for _, one in chunk])
             for (position, _), record in zip(chunk, measured, strict=True):
                 self.store.add(record)
                 done[position] = record
-
-    def _run(self, prepared: Sequence[_Prepared]) -> list[Record]:
-        shape = (len(prepared), len(self.series), self.protocol.repeats, self.protocol.steps + 1)
-        value, logs = np.zeros(shape), np.zeros(shape)
-        best = np.zeros(shape, np.int64)
-        for places, scores in self._scored(prepared):
-            value[places], logs[places], best[places] = scores.value, scores.log_probability, scores.best
-        for number, one in enumerate(prepared):
-            steps = min(self.protocol.steps, one.regions.count)
-            for array in (value, logs, best):
-                array[number, ..., 0] = array[number, 0, 0, 0]
-                array[number, ..., steps + 1 :] = array[number, ..., steps : steps + 1]
-        return [
-            Record(
-                one.sample.name,
-                one.digest,
-                one.regions.count,
-                int(one.weights.argmax()) if self.predictor.has_classes else -1,
-                one.label,
-                value[number],
-                logs[number],
-                best[number],
-            )
-            for number, one in enumerate(prepared)
-        ]
-
-    def _scored(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[tuple[Array, ...], Scores]]:
-        """(places, scores) per full batch; one buffer holds the copies."""
-        size = self.predictor.batch_size
-        buffer = np.empty((size, *prepared[0].x.shape), prepared[0].x.dtype)
-        places: list[tuple[int, int, int, int]] = []
-        for place, row in self._copies(prepared):
-            buffer[len(places)] = row
-            places.append(place)
-            if len(places) == size:
-                yield self._batch(buffer, places, prepared)
-                places = []
-        if places:
-            yield self._batch(buffer[: len(places)], places, prepared)
-
-    def _batch(
-        self, rows: Array, places: list[tuple[int, int, int, int]], prepared: Sequence[_Prepared]
-    ) -> tuple[tuple[Array, ...], Scores]:
-        index = tuple(np.array(places).T)
-        owners = [prepared[number] for number in index[0]]
-        rest = {name: np.concatenate([one.rest[name] for one in owners]) for name in owners[0].rest}
-        y = self.predictor(rows, rest)
-        return index, self.predictor.scores(y, np.stack([one.weights for one in owners]))
-
-    def _copies(self, prepared: Sequence[_Prepared]) -> Iterator[tuple[tuple[int, int, int, int], Array]]:
-        """((sample, series, repeat, step), values): the next overwrites the last, so whoever wants one copies it."""
-        for number, one in enumerate(prepared):
-            yield (number, 0, 0, 0), one.x
-            for repeat in range(self.protocol.repeats):
-                filled = self.replacement.fill(one.x, one.regions, one.random(self.protocol.seed, repeat, FILL))
-                for series, entry in enumerate(self.series):
-                    order = self._order(one, entry, repeat)[: self.protocol.steps]
-                    for step, row in enumerate(self._walk(one, order, filled), start=1):
-                        yield (number, series, repeat, step), row
-
-    def _order(self, one: _Prepared, series: Series, repeat: int) -> NDArray[np.int64]:
-        if series.order == RANDOM:
-            return one.random(self.protocol.seed, repeat, ORDER).permutation(one.regions.count)
-        chance = one.random(self.protocol.seed, 0, TIES)
-        return ranked(one.sums[series.method], chance, least_first=series.order == "lerf")
-
-    def _walk(self, one: _Prepared, order: NDArray[np.int64], filled: Array) -> Iterator[Array]:
-        if isinstance(self.replacement, Removal):
-            yield from _removed(one, order, self.replacement)
-            return
-        current, source = one.x.copy(), filled.ravel()
-        flat = current.reshape(-1)
-        for region in order:
-            cells = one.regions.cells[region]
-            flat[cells] = source[cells]
-            yield current
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """One sample, ready to be perturbed. sums : Σ R per region, by method"""
-
-    sample: Sample
-    digest: str
-    x: Array
-    rest: Arrays
-    regions: Regions
-    sums: dict[str, NDArray[np.float64]]
-    weights: Array
-    label: int
-
-    def random(self, seed: int, repeat: int, purpose: int) -> np.random.Generator:
-        return random_of(seed, self.digest, repeat, purpose)
-
-
-def _removed(one: _Prepared, order: NDArray[np.int64], removal: Removal) -> Iterator[Array]:
-    tokens = one.regions.labels.reshape(len(one.x), -1)[:, 0]
-    gone = np.zeros(len(one.x), np.bool_)
-    for region in order:
-        gone |= tokens == region
-        yield removal.compact(one.x, gone)
 
 
 def _series(explainers: Mapping[str, Explainer], protocol: Protocol) -> list[Series]:

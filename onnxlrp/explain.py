@@ -131,8 +131,12 @@ class Explainer:
     @property
     def explained(self) -> list[str]:
         """Names of the tensors that get relevance."""
-        values = self._planned[1].explained if isinstance(self.method, Pass) else self._endpoints[1]
-        return [value.name or "" for value in values]
+        return [value.name or "" for value in self.tensors]
+
+    @property
+    def tensors(self) -> Sequence[ir.Value]:
+        """The tensors that get relevance."""
+        return self._planned[1].explained if isinstance(self.method, Pass) else self._endpoints[1]
 
     @cached_property
     def compiled(self) -> Compiled:

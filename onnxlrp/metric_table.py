@@ -12,12 +12,14 @@ from onnxlrp import metrics
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
+from onnxlrp.perturbation.ground import Packing, ground_of
 from onnxlrp.perturbation.predictor import Predictor
 from onnxlrp.perturbation.protocol import FILL, Protocol, random_of
-from onnxlrp.perturbation.regions import Regions, regions_for
-from onnxlrp.perturbation.replacements import Array, replacement
+from onnxlrp.perturbation.regions import Regions
+from onnxlrp.perturbation.replacements import Array
 from onnxlrp.perturbation.samples import Skipped
 from onnxlrp.perturbation.store import digest_of
+from onnxlrp.session import Arrays
 from onnxlrp.target import Target
 
 SLOPES = frozenset({"gradient", "sensitivity", "smoothgrad", "guided-backprop", "deconvnet", "finite-difference"})
@@ -72,24 +74,26 @@ class _Judged:
         self.predictor, self.protocol, self.target = predictor, protocol, target
         self.feeds = dict(sample.arrays)
         values, y = predictor.first(self.feeds)
-        self.x, self.weights = values[0], predictor.weights(target, y)[:1]
+        self.packing = Packing.of(values)
+        self.x, self.weights = self.packing.pack(values)[0], predictor.weights(target, y)[:1]
         layout = protocol.layout or predictor.explainer.layout
-        self.regions = (
-            regions_for(self.x.shape, layout, protocol.region, protocol.picture)
-            if protocol.labels is None
-            else Regions.of(protocol.labels(sample), self.x.shape)
-        )
+        labels = None if protocol.labels is None else protocol.labels(sample)
+        self.regions, replacing = ground_of(self.packing, protocol, layout, labels)
         self.random: Callable[[int], np.random.Generator] = lambda purpose: random_of(
             protocol.seed, digest_of(sample.arrays), 0, purpose
         )
-        fill = replacement(protocol.replace, protocol.around).fill
-        self.filled = fill(self.x, self.regions, self.random(FILL))
+        filled = replacing.fill(self.x, self.regions, self.random(FILL))
+        # Metrics replace whole shares of a sample: what is drawn from around a region is drawn in the untouched one.
+        self.filled = self.x.copy()
+        for number in range(self.regions.count):
+            region = self.x.copy()
+            replacing.replace(region, self.regions, number, filled)
+            self.filled.reshape(-1)[self.regions.cells[number]] = region.reshape(-1)[self.regions.cells[number]]
 
     def of(self, explainer: Explainer) -> dict[str, float]:
         """Every metric of one method."""
         x, seed = self.x, self.protocol.seed
-        relevance = explainer.explain(self.feeds, target=self.frozen).relevance[self.predictor.tensor]
-        relevance = relevance[0] if explainer.takes_batches else relevance
+        relevance = self._packed(explainer, explainer.explain(self.feeds, target=self.frozen).relevance)[0]
         value = float(self.value(x[None])[0])
         is_slope = explainer.method.name in SLOPES
         subset = min(224, max(1, x.size // 4))
@@ -111,7 +115,7 @@ class _Judged:
             reference = 0.0 if explainer.method.name == "lrp" else float(self.value(np.zeros_like(x)[None])[0])
             found["completeness gap"] = metrics.completeness_gap(relevance, value, reference)
         # An inner tensor cannot be moved through the model's inputs, and a token not by a little.
-        if self.predictor.tensor in self.feeds and x.dtype.kind == "f":
+        if set(self.predictor.tensors) <= set(self.feeds) and x.dtype.kind == "f":
             radius = RADIUS * float(np.ptp(x))
             moved: metrics.Explain = lambda rows: self.explain(explainer, rows)  # noqa: E731
             found["max-sensitivity"] = metrics.max_sensitivity(moved, x, relevance, radius=radius, seed=seed)
@@ -124,26 +128,32 @@ class _Judged:
         return int(self.weights.argmax()) if is_open else self.target
 
     def value(self, rows: Array) -> Array:
-        y = self.predictor(rows, self._rest(len(rows)))
+        y = self.predictor(self.packing.unpack(rows), self._rest(len(rows)))
         return self.predictor.scores(y, np.repeat(self.weights, len(rows), axis=0)).value
 
     def probability(self, rows: Array) -> Array:
         """Of the class; the explained value where there are no classes."""
-        y = self.predictor(rows, self._rest(len(rows)))
+        y = self.predictor(self.packing.unpack(rows), self._rest(len(rows)))
         scores = self.predictor.scores(y, np.repeat(self.weights, len(rows), axis=0))
         return np.exp(scores.log_probability) if self.predictor.has_classes else scores.value
 
     def explain(self, explainer: Explainer, rows: Array) -> Array:
         """Relevance of rows, all for the class of the sample itself."""
-        tensor, target = self.predictor.tensor, self.frozen
+        moved = self.packing.unpack(rows)
         if not explainer.takes_batches:
-            found = [explainer.explain(self.feeds | {tensor: row}, target=target).relevance[tensor] for row in rows]
-            return np.stack(found)
+            singles = [{name: array[i] for name, array in moved.items()} for i in range(len(rows))]
+            found = [explainer.explain(self.feeds | one, target=self.frozen).relevance for one in singles]
+            return np.concatenate([self._packed(explainer, one) for one in found])
         feeds = {name: np.repeat(array, len(rows), axis=0) for name, array in self.feeds.items()}
-        return explainer.explain(feeds | {tensor: rows}, target=target).relevance[tensor]
+        return self._packed(explainer, explainer.explain(feeds | moved, target=self.frozen).relevance)
 
-    def _rest(self, rows: int) -> dict[str, Array]:
-        others = {name: array for name, array in self.feeds.items() if name != self.predictor.tensor}
+    def _packed(self, explainer: Explainer, relevance: Arrays) -> Array:
+        """(row, …) of the perturbed tensors."""
+        own = {name: relevance[name] for name in self.predictor.tensors}
+        return self.packing.pack(own if explainer.takes_batches else {name: array[None] for name, array in own.items()})
+
+    def _rest(self, rows: int) -> Arrays:
+        others = {name: array for name, array in self.feeds.items() if name not in self.predictor.tensors}
         batched = self.predictor.output.batched
         return {name: np.repeat(array if batched else array[None], rows, axis=0) for name, array in others.items()}
 

@@ -175,7 +175,14 @@ PHOTO = np.random.default_rng(5).random((3, 10, 10)).astype(np.float32)
 
 def fill(name: str, x: Array = PHOTO, regions: Regions = PATCHES, **around: Any) -> Array:
     known = Surroundings(**({"spatial": (1, 2)} | around))
-    return replacement(name, known).fill(x, regions, np.random.default_rng(0))
+    """Every region replaced in turn, each in an untouched copy."""
+    replacing, found = replacement(name, known), x.copy()
+    filled = replacing.fill(x, regions, np.random.default_rng(0))
+    for number, cells in enumerate(regions.cells):
+        copy = x.copy()
+        replacing.replace(copy, regions, number, filled)
+        found.reshape(-1)[cells] = copy.reshape(-1)[cells]
+    return found
 
 
 def test_uniform_noise_fills_the_box_of_each_channel() -> None:
@@ -250,6 +257,60 @@ def test_every_replacement_runs_through_the_same_code(name: str) -> None:
     assert of(curves, "gi").shape == (2, 1, 7)
 
 
+@pytest.mark.parametrize("name", ["neighbourhood", "inpainting"])
+def test_what_was_taken_away_does_not_come_back_through_its_neighbours(name: str) -> None:
+    """The middle of a black strip is white; once that is gone, what stands beside it cannot know of it."""
+    if name == "inpainting":
+        pytest.importorskip("skimage")
+    strip = np.zeros((1, 1, 30), np.float32)
+    strip[..., 10:20] = 1
+    regions = Regions.of(np.arange(30)[None, None] // 10, strip.shape)
+    replacing = replacement(name, Surroundings(spatial=(1, 2), low=0, high=1))
+    filled = replacing.fill(strip, regions, np.random.default_rng(0))
+    direct, later = strip.copy(), strip.copy()
+    replacing.replace(direct, regions, 0, filled)
+    later[..., 10:20] = 0
+    replacing.replace(later, regions, 0, filled)
+    assert direct[..., :10].max() > 0.2
+    assert later[..., :10].max() == 0
+
+
+def two_inputs() -> onnx.ModelProto:
+    net = Net()
+    a, b = net.input("a", ["batch", 4]), net.input("b", ["batch", 2, 2])
+    left = net.MatMul(a, net.weight(W[:4]))
+    return net.model(net.Add(left, net.MatMul(net.Flatten(b), net.weight(W[2:6]))))
+
+
+def test_several_inputs_are_perturbed_together_or_one_by_name() -> None:
+    random = np.random.default_rng(8)
+    arrays = {"a": signed(random, 1, 4), "b": signed(random, 1, 2, 2)}
+    parts = np.concatenate([(arrays["a"][0] * W[:4, 1]).ravel(), arrays["b"].ravel() * W[2:6, 1]])
+    choices = Protocol(steps=8, region=1, replace="constant", layout="NF")
+    curves = measure_curves({"gi": explainer(two_inputs())}, [Sample("s", arrays)], choices, target=1)
+    assert curves.settings["tensor"] == "a, b"
+    by_row = np.sort([*parts[:4], parts[4] + parts[5], parts[6] + parts[7]])[::-1]
+    assert np.allclose(of(curves, "gi")[0, 0], [0, *np.cumsum(by_row)], atol=1e-5)
+    one = measure_curves({"gi": explainer(two_inputs(), inputs=["a"])}, [Sample("s", arrays)], choices, target=1)
+    assert np.allclose(of(one, "gi")[0, 0], [0, *np.cumsum(np.sort(parts[:4])[::-1])], atol=1e-5)
+
+
+def test_noise_of_several_inputs_is_the_same_for_all_methods() -> None:
+    random = np.random.default_rng(9)
+    arrays = {"a": signed(random, 1, 4), "b": signed(random, 1, 2, 2)}
+    explainers = {"one": explainer(two_inputs()), "other": explainer(two_inputs(), "sensitivity")}
+    curves = measure_curves(explainers, [Sample("s", arrays)], Protocol(steps=9, region=1, repeats=2, layout="NF"))
+    assert np.allclose(of(curves, "one")[..., -1], of(curves, "other")[..., -1], atol=1e-5)
+    assert not np.allclose(of(curves, "one")[0, 0], of(curves, "one")[0, 1])
+
+
+def test_what_speaks_of_one_tensor_is_refused_for_several() -> None:
+    sample = Sample("s", {"a": np.ones((1, 4), np.float32), "b": np.ones((1, 2, 2), np.float32)})
+    for choices in ({"labels": lambda one: np.arange(4)}, {"replace": "removal"}):
+        with pytest.raises(ChoiceError, match="a, b are perturbed together"):
+            measure_curves({"gi": explainer(two_inputs())}, [sample], Protocol(layout="NF", **choices))
+
+
 # --- common random numbers -------------------------------------------------------------------------------------------
 
 
@@ -301,7 +362,7 @@ def test_copies_run_in_full_batches_and_heatmaps_once_per_batch(monkeypatch: pyt
 
     run = Predictor.__call__
     monkeypatch.setattr(
-        Predictor, "__call__", lambda self, rows, rest: sizes.append(len(rows)) or run(self, rows, rest)
+        Predictor, "__call__", lambda self, rows, rest: sizes.append(len(rows["x"])) or run(self, rows, rest)
     )
     measure_curves({"gi": one}, pictures(4), protocol(steps=9))
     assert explained == [4]

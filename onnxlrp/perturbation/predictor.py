@@ -1,8 +1,9 @@
-"""A model as a function from one tensor to scores: the tensor is fed (also an inner one), all other inputs stay."""
+"""A model as a function from some tensors to scores: they are fed (also inner ones), all other inputs stay."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -37,66 +38,75 @@ class Scores:
 
 
 class Predictor:
-    """Runs one explainer's model on values of one of its explained tensors.
+    """Runs one explainer's model on values of its explained tensors.
 
+    tensors : those that are fed; None = the explained ones that hold floats, or the first where none does
     seconds : spent inside onnxruntime so far        runs : rows so far
     """
 
-    def __init__(self, explainer: Explainer, tensor: str | None = None) -> None:
+    def __init__(self, explainer: Explainer, tensors: Sequence[str] | None = None) -> None:
         self.explainer = explainer
-        self.tensor = tensor or explainer.explained[0]
-        if self.tensor not in explainer.explained:
-            raise ChoiceError(f"'{self.tensor}' is not explained; explained are {', '.join(explainer.explained)}.")
+        self.tensors = list(tensors) if tensors is not None else moved_tensors(explainer)
+        unknown = [name for name in self.tensors if name not in explainer.explained]
+        if unknown:
+            raise ChoiceError(f"'{unknown[0]}' is not explained; explained are {', '.join(explainer.explained)}.")
         self.output, self.model = explainer.output, explainer.model
         self.batch_size = explainer.batch_size if self.output.batched else 1
         self.seconds, self.runs = 0.0, 0
         self._head: str | None = None
 
     @cached_property
-    def _forward(self) -> Forward:
+    def _inner(self) -> list[str]:
         inputs = {value.name for value in self.model.graph.inputs}
-        inner = [self.tensor] if self.tensor not in inputs else []
+        return [name for name in self.tensors if name not in inputs]
+
+    @cached_property
+    def _forward(self) -> Forward:
         feeding = Feeding(self.model.graph.inputs, self.output, self.batch_size)
-        return Forward(self.model, self.output, inner, feeding, self.explainer.providers)
+        return Forward(self.model, self.output, self._inner, feeding, self.explainer.providers)
 
     @cached_property
     def _cut(self) -> tuple[Session, Feeding]:
-        """The model cut at the tensor, with the explained tensor as its only output."""
-        if self.tensor in {value.name for value in self.model.graph.inputs}:
+        """The model cut at the tensors, with the explained tensor as its only output."""
+        if not self._inner:
             return self._forward.session, self._forward.feeding
-        model = cut_model(self.model, [self.tensor]).copy()
+        model = cut_model(self.model, self.tensors).copy()
         value = find_tensor(model.graph, self.output.tensor.name or "", "tensor")
         del model.graph.outputs[:]
         model.graph.outputs.append(value)
         return Session(model, self.explainer.providers), Feeding(model.graph.inputs, self.output, self.batch_size)
 
-    def first(self, feeds: Arrays) -> tuple[Array, Array]:
-        """The tensor's own values and the explained output, batch axis in front, for what a user feeds."""
+    def first(self, feeds: Arrays) -> tuple[Arrays, Array]:
+        """The tensors' own values and the explained output, batch axis in front, for what a user feeds."""
         feeds = self.explainer.checked(feeds)
         started = time.perf_counter()
         found = self._forward(feeds, self._forward.feeding.samples(feeds))
         self.seconds += time.perf_counter() - started
-        values = found[self.tensor] if self.tensor in found else feeds[self.tensor]
+        values = {name: found[name] if name in found else feeds[name] for name in self.tensors}
         y = self._forward.explained_value(found)
         asked = found.get(self.output.asked.name or "")
         if not self.output.batched:
-            values, y, asked = values[None], y[None], None if asked is None else asked[None]
+            values, y, asked = {n: a[None] for n, a in values.items()}, y[None], None if asked is None else asked[None]
         if self._head is None:
             self._head = head_of(_flat(y), None if asked is None else _flat(asked))
         return values, y
 
-    def __call__(self, values: Array, rest: Arrays) -> Array:
-        """The explained output of rows.  values : (row, …)        rest : the other inputs, (row, …) each"""
+    def __call__(self, values: Arrays, rest: Arrays) -> Array:
+        """The explained output of rows.
+
+        values : of the tensors, (row, …) each        rest : the other inputs, likewise
+        """
         session, feeding = self._cut
-        feeds = {n: a for n, a in ({self.tensor: values} | rest).items() if n in session.inputs}
+        feeds = {n: a for n, a in (values | rest).items() if n in session.inputs}
+        rows = len(next(iter(values.values())))
         name = self.output.tensor.name or ""
         started = time.perf_counter()
         if self.output.batched:
-            y = feeding.run(lambda piece: session.run(piece, [name]), feeds, len(values))[name]
+            y = feeding.run(lambda piece: session.run(piece, [name]), feeds, rows)[name]
         else:
-            y = np.stack([session.run({n: a[i] for n, a in feeds.items()}, [name])[name] for i in range(len(values))])
+            y = np.stack([session.run({n: a[i] for n, a in feeds.items()}, [name])[name] for i in range(rows)])
         self.seconds += time.perf_counter() - started
-        self.runs += len(values)
+        self.runs += rows
         return y
 
     def weights(self, target: Target, y: Array) -> Array:
@@ -129,6 +139,13 @@ class Predictor:
     def head(self) -> str:
         """How the explained output becomes a probability; known after the first run."""
         return self._head or "softmax"
+
+
+def moved_tensors(explainer: Explainer) -> list[str]:
+    """What a curve perturbs by itself: masks and positions, which are whole numbers beside an embedding, stay."""
+    kinds = {value.name: value.dtype for value in explainer.tensors}
+    floats = [name for name, dtype in kinds.items() if name and dtype is not None and dtype.is_floating_point()]
+    return floats or explainer.explained[:1]
 
 
 def head_of(y: NDArray[np.float64], asked: NDArray[np.float64] | None) -> str:

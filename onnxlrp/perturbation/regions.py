@@ -20,7 +20,7 @@ from onnxlrp.errors import ChoiceError, InputError
 Size = int | Mapping[str, int]
 """Edge of a patch or length of a window; or one per axis letter, as in {"T": 1} for frames."""
 
-_LAID_OUT = {1: "F", 2: "LF", 3: "CHW", 4: "TCHW"}
+LAID_OUT = {1: "F", 2: "LF", 3: "CHW", 4: "TCHW"}
 _EDGES = ("HW", "H", "W", "L", "T", "D", "F")
 """The axes that one number speaks of: the first of these that the layout has."""
 
@@ -99,7 +99,7 @@ def regions_for(
     size    : 9 = patches of 9×9 through all channels; {"T": 1} = frames; {"H": 8, "W": 8, "T": 4} = blocks
     picture : (height, width) of a flattened picture
     """
-    letters = (layout or _LAID_OUT.get(len(shape), "F" * len(shape))).replace("N", "")
+    letters = (layout or LAID_OUT.get(len(shape), "F" * len(shape))).replace("N", "")
     full: Sequence[int] = shape
     if len(letters) != len(shape) and picture is not None:
         known = {"H": picture[0], "W": picture[1], "C": int(np.prod(shape)) // (picture[0] * picture[1])}

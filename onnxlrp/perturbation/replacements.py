@@ -3,6 +3,10 @@
 Each fills a whole sample once, so that every order and every method meets the same values (common random numbers).
 
     fill(x, regions, random) → what stands in each region when it is replaced, shaped like the sample x
+    replace(copy, regions, number, filled) → puts it there
+
+Two replacements look at what lies around a region: in the copy as it is then, where neighbours may have been replaced
+before. From the untouched sample they would bring back what was taken away; only their noise is drawn beforehand.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ import difflib
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +27,14 @@ Array = NDArray[Any]
 
 
 class Replacement(Protocol):
-    """x : one sample, no batch axis; returns the same shape and type."""
+    """x : one sample, no batch axis; `fill` returns the same shape."""
 
     def fill(self, x: Array, regions: Regions, random: np.random.Generator) -> Array: ...
+
+    def replace(self, copy: Array, regions: Regions, number: int, filled: Array) -> None:
+        """Change one region of a copy, in place."""
+        cells = regions.cells[number]
+        copy.reshape(-1)[cells] = filled.reshape(-1)[cells]
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Replacement):
     """Independent samples of a uniform distribution over the box: knows nothing of the model (Samek et al. 2017)."""
 
     around: Surroundings
@@ -60,7 +69,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Replacement):
     """One value; for tokens the unknown or padding token, for embeddings 0."""
 
     around: Surroundings
@@ -70,7 +79,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Mean:
+class Mean(Replacement):
     """The background's mean per element; without a background the sample's own mean per channel."""
 
     around: Surroundings
@@ -84,7 +93,7 @@ class Mean:
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(Replacement):
     """The sample under a Gaussian of width sigma along its spatial axes, mirrored at the border."""
 
     around: Surroundings
@@ -98,50 +107,65 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class FromAround(Replacement):
+    """Draws a region from what lies around it in the copy, within the region's own size."""
+
+    around: Surroundings
+    name: ClassVar[str]
+
+    def fill(self, x: Array, regions: Regions, random: np.random.Generator) -> Array:
+        """The noise alone."""
+        _need_space(self.name, self.around)
+        return random.standard_normal(x.shape)
+
+    def replace(self, copy: Array, regions: Regions, number: int, filled: Array) -> None:
+        window = _window(regions, number, self.around.spatial)
+        inside = np.asarray(regions.labels[window] == number)
+        drawn = self.draw(copy[window].astype(np.float64), inside, filled[window])
+        low, high = (np.broadcast_to(bound, copy.shape)[window][inside] for bound in _bounds(copy, self.around))
+        copy[window][inside] = np.clip(drawn[inside], low, high)
+
+    def draw(self, piece: Array, inside: NDArray[np.bool_], noise: Array) -> Array:
+        """A window of the copy with the region drawn anew; all three of one shape."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Neighbourhood(FromAround):
     """Normal noise with mean and standard deviation of what lies around the region, per channel, cut to the box."""
 
-    around: Surroundings
+    name: ClassVar[str] = "neighbourhood"
 
-    def fill(self, x: Array, regions: Regions, random: np.random.Generator) -> Array:
-        _need_space("neighbourhood", self.around)
-        noise, filled = random.standard_normal(x.shape), x.astype(np.float64)
-        for number in range(regions.count):
-            window = _window(regions, number, self.around.spatial)
-            inside = regions.labels[window] == number
-            near = np.ma.masked_array(x[window].astype(np.float64), inside)
-            mean = near.mean(axis=self.around.spatial, keepdims=True).filled(float(x.mean()))
-            spread = near.std(axis=self.around.spatial, keepdims=True).filled(float(x.std()))
-            filled[window][inside] = (mean + spread * noise[window])[inside]
-        low, high = _bounds(x, self.around)
-        return np.clip(filled, low, high).astype(x.dtype)
+    def draw(self, piece: Array, inside: NDArray[np.bool_], noise: Array) -> Array:
+        near = np.ma.masked_array(piece, inside)
+        axes = self.around.spatial
+        mean = near.mean(axis=axes, keepdims=True).filled(float(piece.mean()))
+        spread = near.std(axis=axes, keepdims=True).filled(float(piece.std()))
+        return np.asarray(mean + spread * noise)
 
 
 @dataclass(frozen=True)
-class Inpainting:
-    """Each region continued smoothly (biharmonic) from the untouched sample around it, per channel."""
+class Inpainting(FromAround):
+    """The region continued smoothly (biharmonic) from what lies around it, per channel, cut to the box."""
 
-    around: Surroundings
+    name: ClassVar[str] = "inpainting"
 
     def fill(self, x: Array, regions: Regions, random: np.random.Generator) -> Array:
-        _need_space("inpainting", self.around)
+        _need_space(self.name, self.around)
+        _inpaint_biharmonic()
+        return np.zeros_like(x)
+
+    def draw(self, piece: Array, inside: NDArray[np.bool_], noise: Array) -> Array:
         inpaint = _inpaint_biharmonic()
-        channels = [axis for axis in range(x.ndim) if axis not in self.around.spatial]
-        filled = x.astype(np.float64)
-        for number in range(regions.count):
-            window = _window(regions, number, self.around.spatial)
-            hole = (regions.labels[window] == number).any(axis=tuple(channels))
-            piece = np.moveaxis(x[window].astype(np.float64), channels, range(len(channels)))
-            flat = piece.reshape(-1, *hole.shape)
-            drawn = np.stack([inpaint(layer, hole) for layer in flat]).reshape(piece.shape)
-            inside = regions.labels[window] == number
-            filled[window][inside] = np.moveaxis(drawn, range(len(channels)), channels)[inside]
-        low, high = _bounds(x, self.around)
-        return np.clip(filled, low, high).astype(x.dtype)
+        channels = [axis for axis in range(piece.ndim) if axis not in self.around.spatial]
+        hole = np.asarray(inside.any(axis=tuple(channels)))
+        front = np.moveaxis(piece, channels, range(len(channels)))
+        drawn = np.stack([inpaint(layer, hole) for layer in front.reshape(-1, *hole.shape)]).reshape(front.shape)
+        return np.moveaxis(drawn, range(len(channels)), channels)
 
 
 @dataclass(frozen=True)
-class Permutation:
+class Permutation(Replacement):
     """The same place in another sample, drawn anew from the background for each region."""
 
     around: Surroundings
@@ -155,7 +179,7 @@ class Permutation:
 
 
 @dataclass(frozen=True)
-class Removal:
+class Removal(Replacement):
     """Tokens taken out: the rest moves up, the end is filled with the padding token. `compact` does it per copy."""
 
     around: Surroundings
