@@ -86,6 +86,10 @@ def cases_of(op_type: str) -> Iterator[Case | tuple[str, str]]:
                 yield name, str(reason)
 
 
+def has_cases(op_type: str) -> bool:
+    return op_type in _standard_cases() or op_type in _own_cases()
+
+
 @functools.cache
 def _standard_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]]:
     """The generator of the `onnx` package, by operator; cases of one node that take tensors."""
@@ -176,7 +180,7 @@ def _take_to_loadable_opset(model: onnx.ModelProto) -> None:
     """State a case of a later opset in the highest one that onnxruntime has a kernel for, if it is one there."""
     model.ir_version = min(model.ir_version, 11)
     default = next(entry for entry in model.opset_import if not entry.domain)
-    given, reason = min(default.version, _highest_opset()), ""
+    given, reason = min(default.version, highest_opset()), ""
     for version in (given, *(opset for opset in EARLIER_OPSETS if opset < given)):
         default.version = version
         try:
@@ -189,7 +193,7 @@ def _take_to_loadable_opset(model: onnx.ModelProto) -> None:
 
 
 @functools.cache
-def _highest_opset() -> int:
+def highest_opset() -> int:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", [value], [result])
