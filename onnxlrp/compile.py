@@ -205,5 +205,6 @@ def _declare(emit: Emit, graph: ir.Graph, value: ir.Value, name: str, like: ir.V
 
 
 def _rules_of(plan: Plan) -> dict[str, str]:
-    """`onnxlrp.rule/<node>` = rule, for the metadata of an explainer."""
-    return {f"onnxlrp.rule/{decision.unit.name}": str(decision.rule) for decision in plan.all()}
+    """`onnxlrp.rule/<node>` = rule, for the metadata of an explainer; and which of them only stand in."""
+    rules = {f"onnxlrp.rule/{decision.unit.name}": str(decision.rule) for decision in plan.all()}
+    return rules | ({"onnxlrp.stand-ins": "; ".join(plan.stand_ins)} if plan.stand_ins else {})

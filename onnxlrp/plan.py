@@ -14,6 +14,7 @@ from onnxlrp.presets import Layer
 from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.linear import CONVOLUTION, DENSE
 from onnxlrp.rules.registry import Family, Keeps, Operator, Subgraph, find, inflows, lookup
+from onnxlrp.rules.stand_in import unknown
 from onnxlrp.user_rules import Rules, UserRules
 
 Chooser = Callable[[Layer], tuple[Rule, str]]
@@ -104,6 +105,11 @@ class Plan(Region):
         return self.targets[0]
 
     @property
+    def stand_ins(self) -> list[str]:
+        """Operators without a record, with the rule that the user put there."""
+        return [f"{d.unit}: {d.rule}" for d in self.all() if d.operator.family is Family.UNKNOWN]
+
+    @property
     def units(self) -> list[Unit]:
         return [decision.unit for decision in self.decisions]
 
@@ -126,6 +132,7 @@ class Plan(Region):
         lines = [f"{self.title}: {', '.join(v.name or '' for v in self.explained)} ← {self.target.name}"]
         lines += ["  ".join([*(cell.ljust(w) for cell, w in zip(row, widths, strict=False)), row[3]]) for row in rows]
         lines += [f"no effect: {note}" for note in self.without_effect]
+        lines += [f"stand-in, not known to be right: {note}" for note in self.stand_ins]
         return "\n".join(lines)
 
 
@@ -170,10 +177,13 @@ class _Planner:
         decisions = []
         for unit in between(units, facts, targets):
             operator = find(unit)
-            if operator is None:
+            decision = self._stand_in(unit, facts, first) if operator is None else None
+            if operator is not None:
+                decision = self._decide(unit, operator, facts, first)
+            if decision is None:
                 self.without_rule.append(unit)
             else:
-                decisions.append(self._decide(unit, operator, facts, first))
+                decisions.append(decision)
         return Region(tuple(decisions), facts, tuple(targets), explained)
 
     def _decide(self, unit: Unit, operator: Operator, facts: Facts, first: _First) -> Decision:
@@ -186,6 +196,14 @@ class _Planner:
         layer = first.look(unit, operator, signals)
         rule, source = self.user.choose(unit, operator, signals) or self.chooser(layer)
         return Decision(unit, operator, rule, source, signals, inside)
+
+    def _stand_in(self, unit: Unit, facts: Facts, first: _First) -> Decision | None:
+        """An operator without a record crosses by the rule that the user names for it; None where none is named."""
+        operator = unknown(unit)
+        signals = tuple(i for i, operand in enumerate(unit.inputs) if facts.is_signal(operand))
+        first.look(unit, operator, signals)
+        chosen = self.user.choose(unit, operator, signals)
+        return None if chosen is None else Decision(unit, operator, chosen[0], f"stand-in: {chosen[1]}", signals)
 
     def _inside(self, subgraph: Subgraph, unit: Unit, outside: Facts, first: _First) -> Inside:
         """The plan of a subgraph: from its results to its inputs, and to what it reads from outside."""
@@ -228,7 +246,8 @@ def _require_rules(without_rule: Sequence[Unit], explained: Sequence[ir.Value], 
     raise NoRule(
         f"{len(missing)} operators between {names} and '{target.name}' have no relevance rule.\n"
         + "\n".join(lines)
-        + "\nRun `onnxlrp inspect MODEL` for the whole picture, or use a method that only runs the model: "
+        + "\nRun `onnxlrp inspect MODEL` for the whole picture; name a stand-in (--rule OP=pass, "
+        "--rule OP=finite-differences for a pointwise one, --rule OP=stop), or use a method that only runs the model: "
         "--method occlusion or --method finite-difference.",
         {op_type: [unit.name for unit in units] for op_type, units in sorted(missing.items())},
     )

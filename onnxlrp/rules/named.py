@@ -1,7 +1,7 @@
 """Rules by name: written the same in Python, on the command line and in TOML.
 
 epsilon(1e-6) · gamma(0.25) · alpha-beta(2, 1) · z-plus · z-box(-3, 3) · w-square · flat · pass · gradient · stop ·
-winner-takes-all · route · gate(1)
+winner-takes-all · route · gate(1) · finite-differences
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from onnxlrp.rules.simple import (
     Stop,
     WinnerTakesAll,
 )
+from onnxlrp.rules.stand_in import FiniteDifferences
 
 RULES: dict[str, type[Rule]] = {
     rule.name: rule
@@ -44,6 +45,7 @@ RULES: dict[str, type[Rule]] = {
         EachLayer,
         GuidedRelu,
         DeconvnetRelu,
+        FiniteDifferences,
     )
 }
 

@@ -41,6 +41,7 @@ class Family(enum.Enum):
     NORMALISATION = "normalisation: standard deviation (or norm) held constant"
     SOFTMAX = "softmax: Taylor expansion"
     RECURRENT = "recurrent: gates get nothing, sums by epsilon"
+    UNKNOWN = "unknown operator: a stand-in that the user names"
     CONTROL = "control flow: each layer inside by its own rule"
 
 

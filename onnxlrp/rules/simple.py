@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
+from onnxlrp.errors import Unsupported
+from onnxlrp.graph import Dimension
 from onnxlrp.rules.crossing import STABILISER, in_proportion, report_stabiliser
 from onnxlrp.rules.decompositions import Rule
 from onnxlrp.rules.registry import Contribution, Family, Operator
@@ -26,6 +28,8 @@ class Pass(Rule):
         return operator.family is not Family.CONTROL
 
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
+        if operator.family is Family.UNKNOWN:
+            return self._equal_parts(step, relevance)
         if len(step.signals) > 1:
             return in_proportion(operator, step, relevance, STABILISER)
         contributions: list[Contribution] = [None] * step.count
@@ -37,6 +41,32 @@ class Pass(Rule):
             return contributions
         return in_proportion(operator, step, relevance, STABILISER)
 
+    def _equal_parts(self, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
+        """Through an operator of which nothing is known: to the signals that are shaped like its output."""
+        takers = shaped_like_output(step, "'pass' hands on each element's relevance to the element in its place")
+        share = relevance if len(takers) == 1 else relevance * (1.0 / len(takers))
+        return [share if index in takers else None for index in range(step.count)]
+
+
+def shaped_like_output(step: Step, because: str) -> list[int]:
+    """The signals whose shape is, or at run time may be, that of the first output.  Errors: Unsupported without any."""
+    have = step.facts.dims(step.unit.outputs[0])
+    found = [index for index in step.signals if _may_equal(have, step.facts.dims(step.raw(index)))]
+    if not found:
+        shapes = ", ".join(f"'{step.raw(index).name}' {step.facts.dims(step.raw(index))}" for index in step.signals)
+        raise Unsupported(
+            f"{because}, and no signal of {step.unit} is shaped like its output {have}: {shapes}. Give the rule stop, "
+            "a record of your own (docs/extending.md), or use --method occlusion."
+        )
+    return found
+
+
+def _may_equal(a: tuple[Dimension, ...] | None, b: tuple[Dimension, ...] | None) -> bool:
+    if a is None or b is None:
+        return True
+    known = [(x, y) for x, y in zip(a, b, strict=False) if isinstance(x, int) and isinstance(y, int)]
+    return len(a) == len(b) and all(x == y for x, y in known)
+
 
 @dataclass(frozen=True)
 class Gradient(Rule):
@@ -46,7 +76,7 @@ class Gradient(Rule):
     conserves: ClassVar[str] = "not"
 
     def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
-        return operator.family is not Family.CONTROL
+        return operator.family not in (Family.CONTROL, Family.UNKNOWN)
 
     def __call__(self, operator: Operator, step: Step, relevance: Any) -> Sequence[Contribution]:
         return operator.vjp(step, relevance)
@@ -171,6 +201,9 @@ class GuidedRelu(Rule):
     name: ClassVar[str] = "guided"
     conserves: ClassVar[str] = "not"
 
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is not Family.UNKNOWN
+
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         return operator.vjp(step, step.emit.positive(relevance))
 
@@ -181,6 +214,9 @@ class DeconvnetRelu(Rule):
 
     name: ClassVar[str] = "deconvnet"
     conserves: ClassVar[str] = "not"
+
+    def fits(self, operator: Operator, signals: Sequence[int]) -> bool:
+        return operator.family is not Family.UNKNOWN
 
     def __call__(self, operator: Operator, step: Step, relevance: ir.Value) -> Sequence[Contribution]:
         contributions: list[Contribution] = [None] * step.count
