@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
-from onnxlrp.errors import Defect, at_node
+from onnxlrp.errors import Defect, Unsupported, at_node
 from onnxlrp.plan import Decision, Inside, Plan, Region
 from onnxlrp.rules.step import Account, Copy, Step, unbroadcast
 
@@ -86,8 +86,16 @@ def _collect(emit: Emit, arrived: dict[ir.Value, list[ir.Value]], value: ir.Valu
 
 
 def _as_taken(decision: Decision, relevance: Sequence[ir.Value | None]) -> Any:
-    """A tuple for operators with several outputs, the one value for all others."""
-    return tuple(relevance) if decision.operator.outputs else relevance[0]
+    """A tuple for operators with several outputs, the one value for all others.
+
+    Errors: Unsupported where a rule for the first output alone would have to answer for another one.
+    """
+    if decision.operator.outputs:
+        return tuple(relevance)
+    asked = [output.name for output, item in zip(decision.unit.outputs, relevance, strict=True) if item is not None]
+    if relevance[0] is None or len(asked) > 1:
+        raise Unsupported(f"{decision.unit} has a rule for its first output alone, and relevance arrives at {asked}.")
+    return relevance[0]
 
 
 def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | None]) -> list[ir.Value | None]:

@@ -34,6 +34,11 @@ TOLERANCE = 3e-3
 
 DIRECTIONS, TRIES, FEW = 3, 24, 16
 
+EXCEPTIONS = {
+    "test_scan_sum": "Scan of opset 8 has a batch axis, which the standard's converter drops",
+}
+"""Case name → why the check does not hold there."""
+
 WITHOUT_GRADIENT = {
     **dict.fromkeys(
         ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"), "gives truth values"
@@ -85,6 +90,8 @@ def check_operator(op_type: str) -> Tally:
     for case in cases_of(op_type):
         if not isinstance(case, Case):
             tally.left_out[case[1]] += 1
+        elif case.name in EXCEPTIONS:
+            tally.left_out[EXCEPTIONS[case.name]] += 1
         else:
             for output in case.float_outputs:
                 try:
