@@ -72,6 +72,24 @@ def make_clip(seed: int, label: int) -> Clip:
     return Clip(np.stack(frames), label, span, _box(covered))
 
 
+def inside(
+    span: Sequence[int], box: Sequence[int], frames: Sequence[int], step: Sequence[int], shape: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Which elements of a model's input touch a span of frames and a box: (T, H, W).
+
+    frames : (count, height, width) of the frames that the model saw        step : of them, what one element covers
+    """
+    top, left, bottom, right = box
+    ends = ((span[0], span[1], FRAMES), (top, bottom, HEIGHT), (left, right, WIDTH))
+    places = []
+    for (low, high, whole), shown, each in zip(ends, frames, step, strict=True):
+        scale = shown / whole / each
+        places.append(slice(int(low * scale), math.ceil(high * scale)))
+    mask = np.zeros(shape, bool)
+    mask[tuple(places)] = True
+    return mask
+
+
 def write_clip(path: Path, frames: NDArray[np.uint8], codec: str = "h264") -> None:
     """Encode frames. codec : of CODECS, with vectors from the frame before alone; or any other that FFmpeg writes"""
     encoder = CODECS.get(codec, codec)

@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 from onnxlrp_cli import main
 
 import onnxlrp
-from onnxlrp.data import Footage, Sidecar, inputs_of, load
+from onnxlrp.data import Sidecar, inputs_of, load
 from onnxlrp.data.video import read_video
 
 pytest.importorskip("av", reason="PyAV is not installed: pip install onnxlrp[video]")
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_models"
 sys.path.insert(0, str(SAMPLES))
-from _clips import write_clip  # noqa: E402
+from _clips import FRAMES, inside, write_clip  # noqa: E402
 
 CLIPS = SAMPLES / "actions_clips"
 MODELS = {name: SAMPLES / name / "model.onnx" for name in ("actions_fisher",)}
 TRUTH = tomllib.loads((CLIPS / "truth.toml").read_text(encoding="utf-8"))
-FRAMES = 48
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -41,8 +40,9 @@ def test_relevance_peaks_where_and_when_the_action_is(model: str, action: str) -
     result = explainer.explain(sample.arrays)
     assert result.title(0).split(": ")[1].startswith(f"{action}, score")
     elements = by_place(result.relevance[entry.name][0], (sidecar.layout or "").replace("N", ""))
-    gains, inside = np.maximum(elements, 0), truth_of(action, sample.original, elements.shape)
-    assert gains[inside].sum() / gains.sum() > 2.5 * inside.mean()
+    gains, footage, truth = np.maximum(elements, 0), sample.original, TRUTH[action]
+    there = inside(truth["span"], truth["box"], footage.frames.shape[:3], footage.step, elements.shape)
+    assert gains[there].sum() / gains.sum() > 2.5 * there.mean()
     per_frame = sample.original.per_frame(gains)
     start, end = (frame * len(per_frame) / FRAMES for frame in TRUTH[action]["span"])
     assert start - sample.original.step[0] < per_frame.argmax() < end + sample.original.step[0]
@@ -53,20 +53,6 @@ def by_place(relevance: NDArray[np.float32], axes: str) -> NDArray[np.float64]:
     order = [axes.index(letter) for letter in "THW"]
     rest = ({0, 1, 2, 3} - set(order)).pop()
     return relevance.transpose(*order, rest).sum(axis=-1).astype(np.float64)
-
-
-def truth_of(action: str, footage: Footage, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """Which elements of the model's input touch the action's span and box."""
-    (start, end), (top, left, bottom, right) = TRUTH[action]["span"], TRUTH[action]["box"]
-    places = []
-    for low, high, whole, shown, step in zip(
-        (start, top, left), (end, bottom, right), (FRAMES, 96, 128), footage.frames.shape[:3], footage.step, strict=True
-    ):
-        scale = shown / whole / step
-        places.append(slice(int(low * scale), -int(-high * scale // 1)))
-    inside = np.zeros(shape, bool)
-    inside[tuple(places)] = True
-    return inside
 
 
 def test_a_batch_goes_on_without_the_clips_that_do_not_fit(tmp_path: Path) -> None:
