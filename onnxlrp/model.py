@@ -12,11 +12,12 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 
 from onnxlrp.errors import ModelError, Unsupported
+from onnxlrp.exporters import exporter_of
+from onnxlrp.shapes import infer_shapes
 from onnxlrp.storage import read_skeleton
 
 LOWEST_OPSET = 16
@@ -204,11 +205,8 @@ def _upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.Model
 
 
 def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (RuntimeError, onnx.shape_inference.InferenceError) as error:
-        notes.append(f"Shape inference stopped: {str(error).strip().splitlines()[0]}")
-        return proto
+    del where
+    return infer_shapes(proto, notes)
 
 
 _Stage = Callable[[onnx.ModelProto, str, list[str]], onnx.ModelProto]
@@ -307,33 +305,3 @@ def _name_nodes_of(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None
             if attribute.type is ir.AttributeType.GRAPH:
                 which = "" if name == "body" else f"{name.removesuffix('_branch')}/"
                 _name_nodes_of(attribute.as_graph(), f"{node.name}/{which}", taken)
-
-
-def exporter_of(proto: onnx.ModelProto) -> str:
-    """Who wrote the file, from its producer and the habits of its node names."""
-    producer = proto.producer_name.strip()
-    version = proto.producer_version.strip()
-    name = _PRODUCERS.get(producer.lower(), producer or "unknown exporter")
-    if producer.lower() == "pytorch":
-        dynamo = any("pkg.torch" in item.key for node in proto.graph.node[:8] for item in node.metadata_props)
-        name = "PyTorch (dynamo exporter)" if dynamo else "PyTorch (TorchScript exporter)"
-    quantised = {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in proto.graph.node}
-    return f"{name} {version}".strip() + (", quantised (QDQ)" if quantised else "")
-
-
-_PRODUCERS = {
-    "tf2onnx": "TensorFlow/Keras (tf2onnx)",
-    "keras2onnx": "Keras (keras2onnx)",
-    "onnx-caffe2": "Caffe2",
-    "caffe2": "Caffe2",
-    "cntk": "CNTK",
-    "skl2onnx": "scikit-learn (skl2onnx)",
-    "onnxmltools": "onnxmltools",
-    "paddlepaddle": "PaddlePaddle",
-    "onnx.quantize": "onnxruntime quantiser",
-    "onnxruntime.transformers": "onnxruntime transformers optimiser",
-    "jax2onnx": "JAX (jax2onnx)",
-    "ml.net": "ML.NET",
-    "mxnet": "MXNet",
-    "matlab deep learning toolbox converter for onnx model format": "MATLAB",
-}
