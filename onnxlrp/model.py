@@ -12,16 +12,13 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnx.version_converter
 import onnx_ir as ir
 
 from onnxlrp.errors import ModelError, Unsupported
 from onnxlrp.exporters import exporter_of
 from onnxlrp.shapes import infer_shapes
 from onnxlrp.storage import read_skeleton
-
-LOWEST_OPSET = 16
-"""The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
+from onnxlrp.upgrade import upgrade
 
 LOWEST_IR_VERSION, HIGHEST_IR_VERSION = 8, 11
 """What explainers are written in: 8 goes with opset 16, and no onnxruntime of the last years stops at less than 11."""
@@ -178,32 +175,6 @@ def _inline_functions(proto: onnx.ModelProto, where: str, notes: list[str]) -> o
     return onnx.inliner.inline_local_functions(proto)
 
 
-def _upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
-    """Raise the default opset to `LOWEST_OPSET`; weights do not pass through the converter."""
-    entry = next((item for item in proto.opset_import if item.domain == ""), None)
-    if entry is None:
-        proto.opset_import.append(onnx.helper.make_opsetid("", LOWEST_OPSET))
-        return proto
-    if entry.version >= LOWEST_OPSET:
-        return proto
-    external = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-    metadata = {item.key: item.value for item in proto.metadata_props}
-    try:
-        upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
-        raise Unsupported(
-            f"{where} has opset {entry.version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
-            f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
-        ) from error
-    for index, tensor in enumerate(upgraded.graph.initializer):
-        if tensor.name in external:
-            upgraded.graph.initializer[index].CopyFrom(external[tensor.name])
-    if not upgraded.metadata_props:
-        onnx.helper.set_model_props(upgraded, metadata)
-    notes.append(f"Opset {entry.version} is upgraded to {LOWEST_OPSET}.")
-    return upgraded
-
-
 def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
     del where
     return infer_shapes(proto, notes)
@@ -215,7 +186,7 @@ _STAGES: tuple[_Stage, ...] = (
     _drop_weights_from_inputs,
     _unzip_maps,
     _inline_functions,
-    _upgrade,
+    upgrade,
     _infer_shapes,
 )
 
