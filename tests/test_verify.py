@@ -132,5 +132,23 @@ def test_a_wrong_gradient_fails(op_type: str, wrong: float, monkeypatch: pytest.
 
 def test_another_output_than_the_files_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     net = AWKWARD["a batch of three"]
-    monkeypatch.setattr(checks, "_original_outputs", lambda *_: ({"y": np.ones((6, 3), np.float32)}, ""))
+    monkeypatch.setattr(checks, "_original", lambda *_: (lambda _: {"y": np.ones((6, 3), np.float32)}, ""))
     assert not finding(verify(net), "forward").holds
+
+
+@pytest.mark.parametrize(("off", "holds"), [(5e-4, True), (0.1, False)])
+def test_a_file_is_held_to_no_more_than_its_own_rounding(
+    monkeypatch: pytest.MonkeyPatch, off: float, holds: bool
+) -> None:
+    """y = x − 4000 for x just above 4000: one rounding of x moves the few digits that are left."""
+    net = graph("(float[N, 3] x) => (float[N, 3] y)", "y = Sub(x, big)", big=np.array(4000, "f"))
+    honest = checks._original
+
+    def another(*wanted: Any) -> Any:
+        run, note = honest(*wanted)
+        return lambda feeds: {"y": run(feeds)["y"] + np.float32(off)}, note
+
+    monkeypatch.setattr(checks, "_original", another)
+    x = 4000 + np.random.default_rng(0).random((64, 3)).astype(np.float32)
+    verdict = finding(verify(net, x), "forward")
+    assert verdict.holds is holds and "rounded otherwise" in verdict.detail

@@ -15,10 +15,6 @@ from onnxlrp.errors import Unsupported
 ZOO = SHARED / "zoo"
 
 LATER = {
-    "onnxruntime-qnn--gpt2_attention_opt_skiplayernorm": "com.microsoft Attention, SkipLayerNormalization",
-    "onnxruntime-qnn--onnxruntime__test__python__transformers__test_data__models__bert_3d_attention_opt": (
-        "com.microsoft Attention, SkipLayerNormalization"
-    ),
     "dianna--coffee": "TreeEnsembleClassifier",
     "sklearn-onnx--pipeline_titanic": "ai.onnx.ml Imputer, Scaler, OneHotEncoder, LinearClassifier",
 }
