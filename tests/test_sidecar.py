@@ -165,7 +165,7 @@ GUESSES = [
     ({"shape": (1, 3, 32, 32), "dtype": np.uint8}, "image", "NCHW", "0-255"),
     ({"shape": (None, 28, 28)}, "image", "NHW", "0-1"),
     ({"shape": (1, 1, 1, 5)}, "tensor", None, None),
-    ({"shape": (None, 3, 16, 112, 112)}, "video", "NCTHW", None),
+    ({"shape": (None, 3, 16, 112, 112)}, "video", "NCTHW", "imagenet"),
     ({"shape": ("batch", "sequence"), "name": "input_ids", "dtype": np.int64}, "text", "NL", None),
     ({"shape": (None, 1), "name": "sex", "dtype": object}, "tabular", None, None),
     ({"shape": (None, 10, 3)}, "series", "NLC", None),

@@ -79,14 +79,15 @@ def test_blocks_that_reach_over_the_border_are_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "options"), [("libx264", {}), ("libx264", {"x264-params": "bframes=0"}), ("mpeg4", {})]
+    ("codec", "options"),
+    [("libx264", {}), ("libx264", {"x264-params": "bframes=0"}), ("mpeg4", {}), ("mpeg2video", {"b": "800k"})],
 )
 @pytest.mark.parametrize(("right", "down"), [(3, 0), (-3, 0), (0, 2)])
 def test_real_streams_give_the_direction_of_the_movement(
     tmp_path: Path, codec: str, options: dict[str, str], right: int, down: int
 ) -> None:
     """With B-frames too, whose vectors point both ways."""
-    stream = read_video(encode(tmp_path / "clip.mp4", moving(right, down), codec, **options), vectors=True)
+    stream = read_video(encode(tmp_path / "clip.mkv", moving(right, down), codec, **options), vectors=True)
     field = field_of(stream.vectors, 96, 128)
     middle = field[2:-2, 5:7, 7:9].reshape(-1, 2)
     np.testing.assert_allclose(np.sign(middle.mean(axis=0).round()), np.sign((right, down)))
@@ -156,6 +157,26 @@ def test_a_model_of_any_length_reads_every_frame_and_a_short_clip_repeats_some(t
     for wanted, have in (("time", 6), (9, 9)):
         entry = ModelInput("clip", np.dtype(np.float32), (1, 1, wanted, 32, 32))
         assert load(clip, sidecar, [entry]).arrays["clip"].shape == (1, 1, have, 32, 32)
+
+
+def test_a_video_that_players_turn_is_read_upright(tmp_path: Path) -> None:
+    """Telephones write portraits as turned landscapes; motion vectors stay those of the coded picture."""
+    with av.open(str(tmp_path / "turned.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        if not hasattr(stream, "set_display_rotation"):
+            pytest.skip("this PyAV cannot write turned videos")
+        stream.set_display_rotation(90)
+        for picture in moving(3, 0):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+    pixels = Sidecar().replace(kind="video", layout="NTHWC")
+    upright = load(tmp_path / "turned.mp4", pixels, [ModelInput("x", np.dtype(np.float32), (1, "t", "h", "w", 3))])
+    assert upright.original.frames.shape == (12, 128, 96, 3)
+    motion = Sidecar().replace(kind="video", layout="NTHWF")
+    coded = load(tmp_path / "turned.mp4", motion, [ModelInput("x", np.dtype(np.float32), (1, "t", "h", "w", 50))])
+    assert coded.arrays["x"].shape == (1, 3, 6, 8, 50)
+    assert "turns this video by" in coded.warnings[0]
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------
@@ -258,6 +279,20 @@ def test_arrays_without_a_video_are_drawn_on_white(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["explain", str(model), str(tmp_path / "x.npy"), "-o", str(out)])
     assert result.exit_code == 0, result.output
     assert {"x-lrp-frames.png", "x-lrp-film.mp4"} <= {path.name for path in out.iterdir()}
+
+
+def test_without_a_sidecar_what_is_guessed_of_a_video_is_said(tmp_path: Path) -> None:
+    model, clip = tmp_path / "model.onnx", encode(tmp_path / "clip.mp4", moving(2, 0))
+    graph = helper.make_graph(
+        [helper.make_node("GlobalAveragePool", ["x"], ["y"])],
+        "mean",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4, 64, 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 1, 1, 1])],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), model)
+    result = CliRunner().invoke(main, ["explain", str(model), str(clip), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "Guessed: kind video" in result.output and "preprocessing imagenet" in result.output
 
 
 def test_odd_sizes_can_be_written(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def guess(
     kind, layout, reason = _kind(tuple(shape), name.lower(), np.dtype(dtype))
     reasons = [f"kind {kind}: {reason}"]
     values: dict[str, Any] = {"kind": kind} | ({"layout": layout} if layout else {})
-    if kind == "image":
+    if kind in ("image", "video"):
         axes = dict(zip(layout, shape, strict=True))
         values |= _geometry(axes)
         classes = output_shape[-1] if output_shape else None

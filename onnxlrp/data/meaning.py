@@ -82,7 +82,7 @@ def meaning_of(model: Model, said: Mapping[str, object]) -> Meaning:
     if "kind" in given and given["kind"] != found.sidecar.kind:
         guesses = {}
     sidecar = written.replace(**{key: value for key, value in guesses.items() if value is not None}, **given)
-    reasons = found.reasons if "preprocessing" in guesses and sidecar.kind == "image" else ()
+    reasons = found.reasons if "preprocessing" in guesses and sidecar.kind in ("image", "video") else ()
     return Meaning(sidecar, reasons)
 
 

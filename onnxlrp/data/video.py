@@ -36,12 +36,19 @@ class Stream:
 
     frames  : uint8 (frame, height, width, 3)        rate : frames per second        codec : as FFmpeg calls it
     vectors : per frame the stream's motion vectors, None for frames that carry none
+    turned  : degrees counterclockwise by which a player turns the frames; they are here as they are coded
     """
 
     frames: Frames
     rate: Fraction
     codec: str
     vectors: tuple[NDArray[Any] | None, ...] = ()
+    turned: int = 0
+
+    @property
+    def upright(self) -> Frames:
+        """The frames as a player shows them."""
+        return np.rot90(self.frames, self.turned // 90, axes=(1, 2))
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,7 @@ def read_video(path: Path, *, vectors: bool = False) -> Stream:
     frames: list[Frames] = []
     found: list[NDArray[Any] | None] = []
     with _opened(path, vectors) as (container, stream):
-        size = 0
+        size, turned = 0, 0
         for frame in container.decode(stream):
             picture = frame.to_ndarray(format="rgb24")
             size += picture.nbytes
@@ -103,12 +110,13 @@ def read_video(path: Path, *, vectors: bool = False) -> Stream:
                 )
             if frames and picture.shape != frames[0].shape:
                 raise InputError(f"{path}: the size of the picture changes at frame {len(frames)}. Encode it again.")
+            turned = getattr(frame, "rotation", 0)  # PyAV knows it from 14.1 on
             frames.append(picture)
             found.append(_vectors(frame) if vectors else None)
         rate, codec = stream.average_rate or Fraction(25), stream.codec_context.name
     if not frames:
         raise InputError(f"{path}: the video stream holds no frames.")
-    return Stream(np.stack(frames), Fraction(rate), codec, tuple(found))
+    return Stream(np.stack(frames), Fraction(rate), codec, tuple(found), turned)
 
 
 def write_video(path: Path, frames: Iterable[Frames], rate: Fraction) -> None:
@@ -131,11 +139,14 @@ def write_video(path: Path, frames: Iterable[Frames], rate: Fraction) -> None:
 
 
 def motion_of(path: Path, patches: Patches = Patches()) -> tuple[NDArray[np.float32], Footage]:  # noqa: B008
-    """Descriptors (window, row, column, number) of a video's motion vectors, and the frames they belong to.
+    """Descriptors (window, row, column, number) of a video's motion vectors, and the frames they belong to, as coded.
 
     Errors: as `read_video`; InputError where the stream has no motion vectors, or nothing moves in it.
     """
-    stream = read_video(path, vectors=True)
+    return _described_motion(read_video(path, vectors=True), path, patches)
+
+
+def _described_motion(stream: Stream, path: Path, patches: Patches) -> tuple[NDArray[np.float32], Footage]:
     if all(records is None for records in stream.vectors):
         raise InputError(
             f"{path}: this {stream.codec} stream carries no motion vectors: either its frames are coded one by one, or "
@@ -150,28 +161,31 @@ def motion_of(path: Path, patches: Patches = Patches()) -> tuple[NDArray[np.floa
 
 
 def _described(path: Path, sidecar: Sidecar, entry: Input, layout: str) -> Sample:
-    patches = Patches(**(sidecar.motion or {}))
-    descriptors, footage = motion_of(path, patches)
     axes = [letter for letter in layout if letter != "N"]
     if sorted(axes) != sorted("THWF"):
         raise InputError(f'{sidecar.where}: layout "{layout}" is none of descriptors. Say "NTHWF".')
+    stream = read_video(path, vectors=True)
+    descriptors, footage = _described_motion(stream, path, Patches(**(sidecar.motion or {})))
     values = descriptors.transpose(["THWF".index(letter) for letter in axes])
     values = np.expand_dims(values, layout.index("N")) if "N" in layout else values
-    return Sample(path.stem, {entry.name: fit(values, entry, sidecar, path)}, original=footage)
+    warning = f"A player turns this video by {stream.turned}°; its motion vectors are read as coded, unturned."
+    warnings = (warning,) if stream.turned else ()
+    return Sample(path.stem, {entry.name: fit(values, entry, sidecar, path)}, original=footage, warnings=warnings)
 
 
 def _pixels(path: Path, sidecar: Sidecar, entry: Input, layout: str) -> Sample:
-    stream = read_video(path)
     axes = dict(zip(layout, entry.shape, strict=False))
     if len(layout) != len(entry.shape) or not set("THW") <= set(layout) <= set("NTHWC"):
         raise InputError(
             f'{sidecar.where}: layout "{layout}" does not fit a video input of shape {list(entry.shape)}. '
             'Say one letter per axis, such as "NCTHW".'
         )
+    stream = read_video(path)
     chosen = _evenly(len(stream.frames), axes["T"])
     still = sidecar.replace(layout="HWC" if "C" in layout else "HW", kind="image")
     shape = [axes[letter] for letter in still.layout or ""]
-    pictures = [preprocess(stream.frames[number], still, shape) for number in chosen]
+    frames = stream.upright
+    pictures = [preprocess(frames[number], still, shape) for number in chosen]
     values = np.stack(pictures)
     values = values.transpose([("T" + (still.layout or "")).index(letter) for letter in layout if letter != "N"])
     values = np.ascontiguousarray(np.expand_dims(values, layout.index("N")) if "N" in layout else values)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,12 @@ class FilmStrip:
 
     def frame(self, number: int) -> Picture:
         """One frame under its relevance; small ones are enlarged."""
-        limit = limit_of(self.values, self.percentile) if self.limit is None else self.limit
         picture = enlarge(self.footage.frames[number], LEAST)
         values = self.footage.painted(self.values, number)
         factor = len(picture) // len(values)
-        return overlay(values.repeat(factor, axis=0).repeat(factor, axis=1), picture, self.kind, limit=limit)
+        return overlay(
+            values.repeat(factor, axis=0).repeat(factor, axis=1), picture, self.kind, limit=self._full_colour
+        )
 
     def write(self, folder: Path, stem: str, suffix: str) -> list[str]:
         """The sheet of key frames above the curve, and the film; without PyAV, only the sheet."""
@@ -108,6 +110,10 @@ class FilmStrip:
             below = strip[:, places].copy()
             below[:, places == number] = (below[:, places == number] * 0.6).astype(np.uint8)
             yield np.concatenate([picture, below])
+
+    @cached_property
+    def _full_colour(self) -> float:
+        return limit_of(self.values, self.percentile) if self.limit is None else self.limit
 
     def _gains_and_losses(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(frame,) of what speaks for the target, and against it."""

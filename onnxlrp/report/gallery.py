@@ -17,6 +17,7 @@ import numpy as np
 
 from onnxlrp.data import Meaning, Sample, inputs_of, load, sample_names
 from onnxlrp.data.image import SUFFIXES as PICTURES
+from onnxlrp.data.video import SUFFIXES as VIDEOS
 from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Explanation
@@ -121,7 +122,7 @@ class Gallery:
         require_writable(self.folder)
         self._steps = len(self.explainers) + 1
         self._total, self._report = float(len(paths) * self._steps), progress
-        if any(path.suffix.lower() in PICTURES for path in paths):
+        if any(path.suffix.lower() in PICTURES + VIDEOS for path in paths):
             self._warn(self.meaning.warning)
         for group in self._groups(self._load(paths)):
             self._explain_group(group, target)
