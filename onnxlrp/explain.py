@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for, upstream
+from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, output_in, plan_for, upstream
 from onnxlrp.cut import cut_model
 from onnxlrp.data.sidecar import Sidecar
+from onnxlrp.deployed import float_view
 from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.explanation import Conservation, Explanation
 from onnxlrp.feeding import Feeding
@@ -252,9 +253,8 @@ class Explainer:
             return preset
         if suited is not None:
             return suited
-        types = {
-            node.op_type for value in upstream(self._endpoints[0].tensor) if (node := value.producer()) is not None
-        }
+        tensor = output_in(float_view(self.model).graph, self._endpoints[0]).tensor
+        types = {node.op_type for value in upstream(tensor) if (node := value.producer()) is not None}
         boxed = self.box is not None and all(_box_fits(self.box, value) for value in self._endpoints[1])
         return default_preset(lambda op_type: op_type in types, boxed=boxed)
 

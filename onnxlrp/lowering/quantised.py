@@ -22,6 +22,8 @@ def dequantized(
 ) -> ir.Value:
     """(x − zero point)·scale, with one scale for all or one per index of `axis`."""
     assert x is not None
+    if isinstance(scale, float) and zero is not None and (zero.shape is None or len(zero.shape)):
+        scale = node.emit.Expand(scale, node.emit.Shape(zero))
     value = node.emit.DequantizeLinear(x, _vector(node, scale), _vector(node, zero), axis=axis)
     return _typed(value, ir.DataType.FLOAT, x.shape)
 
