@@ -70,8 +70,8 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
     asked = next((value for value in floats if _depends_on_input(value)), asked)
     tensor = _logits(asked)
     if tensor is not asked:
-        node = next(iter(tensor.uses())).node
-        because = f"the logits before {node.op_type} '{node.name}'"
+        behind = [f" before {use.node.op_type} '{use.node.name}'" for use in tensor.uses()][:1]
+        because = "the logits" + "".join(behind)
     return _output(asked, tensor, graph, because)
 
 
@@ -156,6 +156,8 @@ def _logits(value: ir.Value) -> ir.Value:
     found = value
     while True:
         node = _before_rounding(found.producer())
+        if node is not None and (shown := _integer_logits(node)) is not None:
+            return shown
         if node is None or node.domain or node.inputs[0] is None or node.inputs[0].dtype not in FLOATS:
             return value
         if node.op_type in _PROBABILITIES:
@@ -173,6 +175,16 @@ def _before_rounding(node: ir.Node | None) -> ir.Node | None:
         return node
     rounding = node.inputs[0].producer()
     return rounding if rounding is not None and rounding.op_type == "QuantizeLinear" else node
+
+
+def _integer_logits(node: ir.Node) -> ir.Value | None:
+    """What a softmax or sigmoid in integers reads, dequantised; `node` dequantises what it gives."""
+    squashing = node.inputs[0].producer() if node.op_type == "DequantizeLinear" and node.inputs[0] is not None else None
+    if squashing is None or squashing.op_type not in ("QLinearSoftmax", "QLinearSigmoid"):
+        return None
+    x = squashing.inputs[0]
+    readers = [] if x is None else [use.node for use in x.uses() if use.node.op_type == "DequantizeLinear"]
+    return readers[0].outputs[0] if readers else None
 
 
 def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:

@@ -76,6 +76,8 @@ def _values_at(model: Model, point: Arrays, providers: str | Sequence[str] | Non
         }
         for value, before in clipped.items():
             wanted[names[value]] = emit.Sub(wanted[names[value]], emit.Cast(before, to=ir.DataType.DOUBLE))
+    if not wanted:
+        return {}
     joint.graph.outputs.clear()
     for value in wanted.values():
         value.type = ir.TensorType(ir.DataType.DOUBLE)

@@ -62,19 +62,17 @@ def measure(choices: argparse.Namespace) -> tuple[dict[str, list[float]], dict[s
     before: dict[str, Array] = {}
     same = []
     for count, x in enumerate(photos(choices), start=1):
-        best = [int(np.argmax(next(iter(e["sensitivity"].predict(x).values())))) for e in (ours, theirs)]
-        same.append(best[0] == best[1])
+        target = int(np.argmax(next(iter(ours["sensitivity"].predict(x).values()))))
         for title in METHODS:
-            a, b = (
-                heatmap(next(iter(e[title].explain(x, target=best[0]).relevance.values()))[0], title)
-                for e in (ours, theirs)
-            )
+            pair = [explainer[title].explain(x, target=target) for explainer in (ours, theirs)]
+            a, b = (heatmap(next(iter(e.relevance.values()))[0], title) for e in pair)
             found[title].append(spearman(a, b))
             if title in before:
                 chance[title].append(spearman(a, before[title]))
             before[title] = b
+        same.append(target == int(np.argmax(next(iter(pair[1].outputs.values())))))
         if count % 20 == 0:
-            print(f"{count} photos: " + ", ".join(f"{t} {np.mean(v):.3f}" for t, v in found.items()), flush=True)
+            print(f"{count} photos: " + ", ".join(f"{t} {np.nanmean(v):.3f}" for t, v in found.items()), flush=True)
     preset = theirs["LRP, default preset"].preset or ""
     return found, chance, float(np.mean(same)), preset
 
@@ -86,20 +84,23 @@ def section(found: dict[str, list[float]], chance: dict[str, list[float]], same:
         "",
         "## Quantised",
         "",
-        f"MobileNetV2 in float and as deployed in 8 bits (QuantizeLinear, DequantizeLinear), {count} photos; both explain "
-        f"the class that the float model sees, which is the deployed one's too on {same:.0%} of them. Spearman's rank "
-        "correlation of the two heatmaps over all pixels; beside it that of heatmaps of two different photos.",
+        f"MobileNetV2 in float, and as deployed in 8 bits (QuantizeLinear, DequantizeLinear), on {count} photos. Both "
+        f"explain the class that the float model sees; on {same:.0%} of the photos the deployed one sees the same. "
+        "Rank correlation (Spearman) of the two heatmaps over all pixels; beside it that of heatmaps of two different "
+        "photos.",
         "",
-        "| method | mean | median | lowest tenth below | two different photos |",
-        "|---|---|---|---|---|",
+        "| method | mean | median | lowest tenth below | two different photos | without a map |",
+        "|---|---|---|---|---|---|",
     ]
     for title, values in found.items():
         name = f"{title} ({preset})" if title.startswith("LRP") else title
-        low, middle = np.quantile(values, [0.1, 0.5])
-        other = float(np.mean(chance[title])) if chance[title] else float("nan")
-        rows.append(f"| {name} | {np.mean(values):.3f} | {middle:.3f} | {low:.3f} | {other:.3f} |")
+        low, middle = np.nanquantile(values, [0.1, 0.5])
+        other = float(np.nanmean(chance[title])) if chance[title] else float("nan")
+        flat = int(np.isnan(values).sum())
+        rows.append(f"| {name} | {np.nanmean(values):.3f} | {middle:.3f} | {low:.3f} | {other:.3f} | {flat} |")
+    why = "Without a map: the deployed logit is saturated at the top of its 8 bits, so its gradient is 0 everywhere."
     command = "python benchmarks/paper/quantised.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
-    return "\n".join([*rows, "", f"Command: `{command}`.", "", END])
+    return "\n".join([*rows, "", why, "", f"Command: `{command}`.", "", END])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -178,3 +178,8 @@ def lowerings() -> list[tuple[str, str]]:
 
 def refusals() -> dict[tuple[str, str], str]:
     return dict(_REFUSALS)
+
+
+def views() -> list[tuple[str, str]]:
+    """(domain, operator) of every entry with a float view."""
+    return sorted(_VIEWS)

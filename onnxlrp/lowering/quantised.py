@@ -164,15 +164,6 @@ def qlinear_pool(node: Fused) -> ir.Value:
     return requantized(node, last_channel(node, y) if last else y, node[3], node[4])
 
 
-@viewed("QLinearReduceMean")
-def qlinear_reduce_mean(node: Fused) -> ir.Value:
-    """y_q = quantise(mean over axes)."""
-    axes = node.attribute("axes")
-    keepdims = bool(node.attribute("keepdims", 1))
-    y = node.emit.reduce("ReduceMean", operand(node, 0), None if axes is None else list(axes), keepdims=keepdims)
-    return requantized(node, y, node[3], node[4])
-
-
 @viewed("QLinearSoftmax")
 def qlinear_softmax(node: Fused) -> ir.Value:
     """y_q = quantise(softmax(x)); below opset 13 over all axes from `axis` on."""
@@ -281,3 +272,4 @@ not_lowered(
     "QuantizeWithOrder",
     "DequantizeWithOrder",
 )
+not_lowered("no provider of onnxruntime runs it", "QLinearReduceMean")

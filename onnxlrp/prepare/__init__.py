@@ -12,6 +12,7 @@ from onnxlrp.model import Model
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
 from onnxlrp.prepare.inside import infer_inside
+from onnxlrp.prepare.integer_logits import show_logits
 from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.time_first import put_time_first
@@ -37,6 +38,7 @@ def prepare(model: Model) -> Model:
         lower(proto),
         observe_unknown(proto),
         make_unsigned(proto),
+        show_logits(proto),
     ]
     proto.meta[PREPARED] = True
     return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))

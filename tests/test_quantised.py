@@ -1,0 +1,227 @@
+"""Quantised models: explained as deployed, with the outputs that onnxruntime gives on the file alone, to the bit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from quantised_cases import CASES, Case, built
+
+from onnxlrp import Explainer, read
+from onnxlrp.checks import verify
+from onnxlrp.data import inputs_of, load, meaning_of
+from onnxlrp.lowering.fused import views
+from onnxlrp.metrics import spearman
+from onnxlrp.unrounded import without_rounding
+
+SAMPLES = Path(__file__).parents[1] / "sample_models"
+
+
+def alone(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What onnxruntime gives on the model as it is."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return dict(zip([value.name for value in session.get_outputs()], session.run(None, feeds), strict=True))
+
+
+def assert_explained_as_deployed(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> None:
+    """Outputs to the bit, and every check of `verify`."""
+    found = Explainer(model, providers="cpu").explain(feeds).outputs
+    for name, expected in alone(model, feeds).items():
+        np.testing.assert_array_equal(found[name], expected, err_msg=name)
+    verdict = verify(model, feeds, providers="cpu")
+    assert verdict.holds, str(verdict)
+
+
+# --- operators -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", built(), ids=lambda case: case.name)
+def test_an_operator_that_computes_in_integers_is_explained_as_deployed(case: Case) -> None:
+    assert_explained_as_deployed(case.model(), case.feeds)
+
+
+def test_every_operator_with_a_float_view_has_a_case() -> None:
+    assert {op_type for _, op_type in views()} - CASES.keys() == set()
+
+
+IN_RANGE = [case for case in built() if case.name.startswith("QLinear") and "Softmax" not in case.name]
+
+
+@pytest.mark.parametrize("case", IN_RANGE, ids=lambda case: case.name)
+def test_every_element_of_a_gradient_agrees_with_differences(case: Case) -> None:
+    """Of the model without its rounding, all inputs at once."""
+    explainer = Explainer(case.model(), method="gradient", providers="cpu")
+    smooth = explainer.over(without_rounding(explainer.model, case.feeds, "cpu"), "finite-difference")
+    seed = np.zeros(explainer.forward_value(case.feeds).shape, np.float32)
+    seed.reshape(-1)[[1, -2]] = 1.0, 0.5
+    found = explainer.explain(case.feeds, target=seed).relevance
+    for name, array in case.feeds.items():
+        expected = np.zeros(array.size)
+        for index in range(array.size):
+            moved = [array.copy(), array.copy()]
+            moved[0].reshape(-1)[index] += 1e-3
+            moved[1].reshape(-1)[index] -= 1e-3
+            above, below = (float((smooth.forward_value(case.feeds | {name: m}) * seed).sum()) for m in moved)
+            expected[index] = (above - below) / 2e-3
+        size = float(np.abs(expected).max()) or 1.0
+        np.testing.assert_allclose(found[name].reshape(-1), expected, atol=5e-3 * size)
+
+
+def test_saturation_is_the_clip_it_implies() -> None:
+    """Slope 1 inside and 0 outside; relevance passes either way, as at any activation."""
+    case = Case("saturation")
+    ends = [case.constant(0.1), case.constant(100, np.uint8)]
+    case.feeds["x0"] = np.array([[-20.0, -5.0, 0.04, 7.0, 30.0]], np.float32)
+    case.dequantised(case.node("QuantizeLinear", "x0", *ends), *ends, rank=2)
+    seed = np.ones((1, 5), np.float32)
+    gradient = Explainer(case.model(), method="gradient").explain(case.feeds, target=seed)
+    np.testing.assert_allclose(gradient.relevance["x0"], [[0, 1, 1, 1, 0]], rtol=1e-6)
+    relevance = Explainer(case.model()).explain(case.feeds, target=seed)
+    np.testing.assert_allclose(relevance.relevance["x0"], [[-10.0, -5.0, 0.0, 7.0, 15.5]], atol=1e-6)
+
+
+def test_relevance_of_an_integer_convolution_equals_a_dense_float64_twin() -> None:
+    """R_i = Σ_j a_i w_ij / (z_j + ε sign z_j) · R_j on the integers' values, z unrounded."""
+    case = Case("dense")
+    x, scale, zero = case.quantised(1, 6)
+    w, b = case.random.integers(-90, 90, (6, 4)), [case.constant(0.01), case.constant(0, np.int8)]
+    to = [case.constant(0.1), case.constant(110, np.uint8)]
+    y = case.node("QLinearMatMul", x, scale, zero, case.constant(w, np.int8), *b, *to)
+    case.dequantised(y, *to, rank=2)
+    found = Explainer(case.model(), rules={"QLinearMatMul": "epsilon(1e-3)"}).explain(case.feeds, target=2)
+    steps = np.clip(np.rint(case.feeds["x0"].astype(np.float64) / np.float32(0.03)) + 121, 0, 255)
+    a = (steps - 121) * np.float64(np.float32(0.03))
+    weights = w * np.float64(np.float32(0.01))
+    z = (a @ weights)[:, 2]
+    arrived = (np.clip(np.rint(z / np.float32(0.1)) + 110, 0, 255) - 110) * np.float64(np.float32(0.1))
+    expected = a * weights[:, 2] * (arrived / (z + 1e-3 * np.sign(z)))[:, None]
+    np.testing.assert_allclose(found.relevance["x0"], expected, rtol=2e-5, atol=1e-6)
+
+
+# --- whole models, by onnxruntime's quantiser ------------------------------------------------------------------------
+
+
+class Batches(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
+        self._feeds: Iterator[dict[str, np.ndarray]] = iter(feeds)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+@cache
+def network() -> onnx.ModelProto:
+    """Convolutions, depthwise too, with max pooling, a residual, concatenation, average pooling and Softmax."""
+    random = np.random.default_rng(1)
+    weights, nodes = [], []
+
+    def weight(name: str, *shape: int) -> str:
+        array = (
+            random.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else np.zeros(shape) + 0.1
+        )
+        weights.append(numpy_helper.from_array(array.astype(np.float32), name))
+        return name
+
+    def convolution(x: str, y: str, wide: int, narrow: int, group: int = 1) -> str:
+        operands = [x, weight(f"{y}_w", wide, narrow, 3, 3), weight(f"{y}_b", wide)]
+        nodes.append(helper.make_node("Conv", operands, [f"{y}_z"], f"{y}_conv", pads=[1] * 4, group=group))
+        nodes.append(helper.make_node("Relu", [f"{y}_z"], [y], f"{y}_relu"))
+        return y
+
+    convolution("x", "a", 8, 3)
+    nodes.append(helper.make_node("MaxPool", ["a"], ["p"], "pool", kernel_shape=[2, 2], strides=[2, 2]))
+    convolution("p", "b", 8, 1, group=8)
+    nodes.append(helper.make_node("Add", ["b", "p"], ["r"], "residual"))
+    convolution("r", "c", 6, 8)
+    nodes.append(helper.make_node("Concat", ["r", "c"], ["d"], "concat", axis=1))
+    nodes.append(helper.make_node("GlobalAveragePool", ["d"], ["g"], "mean"))
+    nodes.append(helper.make_node("Flatten", ["g"], ["f"], "flatten"))
+    nodes.append(helper.make_node("Gemm", ["f", weight("w", 10, 14), weight("v", 10)], ["l"], "dense", transB=1))
+    nodes.append(helper.make_node("Softmax", ["l"], ["y"], "softmax", axis=1))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 10])
+    graph = helper.make_graph(nodes, "network", [x], [y], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def photos(seed: int) -> dict[str, np.ndarray]:
+    return {"x": np.random.default_rng(seed).standard_normal((3, 3, 8, 8)).astype(np.float32)}
+
+
+U8, S8, U16 = QuantType.QUInt8, QuantType.QInt8, QuantType.QUInt16
+STATIC: dict[str, dict[str, Any]] = {
+    "QDQ, uint8 and int8": {"quant_format": QuantFormat.QDQ, "activation_type": U8, "weight_type": S8},
+    "QDQ, int8 per channel": {
+        "quant_format": QuantFormat.QDQ,
+        "activation_type": S8,
+        "weight_type": S8,
+        "per_channel": True,
+    },
+    "QDQ, 16 bits": {"quant_format": QuantFormat.QDQ, "activation_type": U16, "weight_type": S8},
+    "QOperator, uint8": {"quant_format": QuantFormat.QOperator, "activation_type": U8, "weight_type": U8},
+    "QOperator, int8 per channel, 7 bits": {
+        "quant_format": QuantFormat.QOperator,
+        "activation_type": S8,
+        "weight_type": S8,
+        "per_channel": True,
+        "reduce_range": True,
+    },
+}
+
+
+def quantised(folder: Path, name: str) -> onnx.ModelProto:
+    logging.getLogger().setLevel(logging.ERROR)
+    source, target = folder / "float.onnx", folder / "quantised.onnx"
+    onnx.save(network(), source)
+    if name == "dynamic":
+        quantize_dynamic(source, target, weight_type=U8)
+    else:
+        quantize_static(source, target, Batches([photos(seed) for seed in range(4)]), **STATIC[name])
+    return onnx.load(target)
+
+
+@pytest.mark.parametrize("name", [*STATIC, "dynamic"])
+def test_a_quantised_network_is_explained_as_deployed(name: str, tmp_path: Path) -> None:
+    assert_explained_as_deployed(quantised(tmp_path, name), photos(9))
+
+
+def test_both_formats_of_one_network_are_explained_alike(tmp_path: Path) -> None:
+    """QDQ and QOperator hold the same integers; QDQ folds the Relu away, which saturation replaces."""
+    found = []
+    for name in ("QDQ, uint8 and int8", "QOperator, uint8"):
+        model = quantised(tmp_path, name)
+        found.append(Explainer(model, target=3).explain(photos(9)).relevance["x"])
+    assert spearman(found[0], found[1]) > 0.95
+
+
+def test_the_default_preset_sees_through_integer_operators(tmp_path: Path) -> None:
+    explainers = [Explainer(model) for model in (network(), quantised(tmp_path, "QOperator, uint8"))]
+    assert explainers[0].preset == explainers[1].preset
+
+
+def test_rules_and_plans_speak_of_the_files_nodes(tmp_path: Path) -> None:
+    model = quantised(tmp_path, "QOperator, uint8")
+    (name,) = [node.name for node in model.graph.node if node.op_type == "QLinearConv" and "c_conv" in node.name]
+    plan = Explainer(model, rules={name: "gamma(0.25)"}).plan
+    assert str(plan.rule_of(f"{name}/Conv")) == "gamma(0.25)"
+
+
+def test_the_digits_and_their_int8_twin_have_alike_heatmaps() -> None:
+    folders = [SAMPLES / name for name in ("digits_cnn_dynamo", "digits_cnn_int8")]
+    for digit in ("three", "seven"):
+        maps = []
+        for folder in folders:
+            model = read(folder / "model.onnx")
+            sample = load(folder / f"{digit}.png", meaning_of(model, {}).sidecar, inputs_of(model))
+            found = Explainer(model, target=digit).explain(sample.arrays)
+            maps.append(next(iter(found.relevance.values())))
+        assert spearman(maps[0], maps[1]) > 0.9
