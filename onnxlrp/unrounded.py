@@ -38,16 +38,16 @@ def without_rounding(model: Model, point: Arrays, providers: str | Sequence[str]
         with emit.serving(node.name or node.op_type):
             if node.op_type == QUANTIZE:
                 smooth = emit.Add(_clipped(emit, node), at_point[node.outputs[0].name or ""])
-                whole.add(_in_place_of(graph, node, smooth))
+                whole.add(_in_place_of(emit, node, smooth))
             elif node.op_type == DYNAMIC:
                 for value in node.outputs[1:]:
                     held = emit.Cast(emit.constant(at_point[value.name or ""]), to=value.dtype or ir.DataType.FLOAT)
                     value.replace_all_uses_with(held)
             elif node.op_type == DEQUANTIZE:
-                _in_place_of(graph, node, dequantized(emit, node))
+                _in_place_of(emit, node, dequantized(emit, node))
             elif node.op_type == POOLING:
                 winners, x = at_point[node.outputs[0].name or ""].astype(np.int64), _input(node)
-                picked = _in_place_of(graph, node, emit.Gather(emit.Reshape(x, [-1]), winners))
+                picked = _in_place_of(emit, node, emit.Gather(emit.Reshape(x, [-1]), winners))
                 whole.update([picked] if x in whole else [])
             elif READ_AS in node.metadata_props or any(operand in whole for operand in node.inputs):
                 whole.update(_on_floats(emit, node, whole))
@@ -102,12 +102,13 @@ def _clipped(emit: Emit, node: ir.Node) -> ir.Value:
     return emit.Clip(unrounded(emit, node, _input(node)), lowest, highest)
 
 
-def _in_place_of(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
+def _in_place_of(emit: Emit, node: ir.Node, written: ir.Value) -> ir.Value:
     """A new value takes name, shape and readers of a node's output; the node goes."""
+    value = emit.fresh("Identity", written)
     old = node.outputs[0]
     name, value.shape, value.type = old.name, old.shape, ir.TensorType(ir.DataType.FLOAT)
     old.replace_all_uses_with(value, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
+    emit.graph.remove(node, safe=True)
     old.name, value.name = f"{name}/rounded", name
     return value
 
