@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,16 @@ import numpy as np
 
 from onnxlrp import Explainer
 from onnxlrp.curves import measure_curves
-from onnxlrp.data import Meaning, Sample, expand
+from onnxlrp.data import Sample, expand
 from onnxlrp.errors import CheckFailed, ChoiceError, InputError
 from onnxlrp.files import require_writable
 from onnxlrp.metric_table import measure_metrics
-from onnxlrp.perturbation.predictor import moved_tensors
-from onnxlrp.perturbation.protocol import ORDERS, RANDOM, Protocol, surroundings
-from onnxlrp.perturbation.regions import Size
+from onnxlrp.perturbation.objects import read_objects
+from onnxlrp.perturbation.protocol import ORDERS, RANDOM, Protocol
 from onnxlrp.perturbation.replacements import REPLACEMENTS
 from onnxlrp.perturbation.samples import Skipped, read_classes, samples_of
 from onnxlrp.perturbation.statistics import SCORES, Band, Curves
-from onnxlrp.perturbation.store import hash_of
+from onnxlrp.perturbation.words import embedding_of
 from onnxlrp.report.curve_files import document_of, write_curves, write_table
 
 from .application import COMMANDS
@@ -36,6 +36,7 @@ from .options import (
     read_model,
 )
 from .printing import print_json, print_table, progress, say, warn
+from .protocol import protocol_of
 
 RESULTS = "curve-samples.jsonl"
 METRIC_SAMPLES = 8
@@ -92,7 +93,15 @@ METRIC_SAMPLES = 8
     help="True classes for --score accuracy: file name, tab, class index or label.",
 )
 @click.option(
-    "--metrics", is_flag=True, help="Also faithfulness, robustness, complexity of the first 8 files, into metrics.csv."
+    "--metrics",
+    is_flag=True,
+    help="Also the field's other measures of the first 8 files, into metrics.csv.",
+)
+@click.option(
+    "--objects",
+    metavar="TSV",
+    type=click.Path(path_type=Path),
+    help="Where the object is, for --metrics: file name, tab, box L,T,R,B in pixels of the input, or a mask file.",
 )
 @click.option(
     "--min-over-random",
@@ -122,17 +131,20 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
     _check(given)
     choices = Choices.of(given)
     read, meaning = read_model(model, choices)
+    if meaning.sidecar.kind == "text" and not choices.inputs and (embedding := embedding_of(read)):
+        choices = replace(choices, inputs=[embedding])
     paths = expand(files, meaning.sidecar.kind)
     methods = [name for name in dict.fromkeys(given["methods"]) if name != RANDOM] or ["lrp"]
     explainers = choices.explainers(read, methods, meaning)
     require_writable(folder)
     named = {_name(explainer): explainer for explainer in explainers}
-    protocol = _protocol(given, explainers[0], meaning)
+    protocol = protocol_of(given, explainers[0], meaning)
     classes = read_classes(given["labels_file"], meaning.sidecar.labels) if given["labels_file"] else None
+    heard: dict[str, str] = {}
     with progress("measuring") as report:
         curves = measure_curves(
             named,
-            samples_of(paths, read, meaning),
+            _listened(samples_of(paths, read, meaning), heard),
             protocol,
             target=given["target"],
             label=classes,
@@ -145,7 +157,9 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
     names = write_curves(curves, folder, score, title, given["suffix"])
     gap = _gap(curves, score)
     holds = _holds(gap, given["min_over_random"])
-    document = document_of(curves, score) | {"holds": holds, "minimum": given["min_over_random"]}
+    warnings = [*filter(None, [meaning.warning]), *heard.values()]
+    document = document_of(curves, score) | {"warnings": warnings}
+    document |= {"holds": holds, "minimum": given["min_over_random"]}
     if given["metrics"]:
         document["metrics"] = _measured(
             named, samples_of(paths[:METRIC_SAMPLES], read, meaning), protocol, folder, given
@@ -154,7 +168,7 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
     if as_json:
         print_json(document)
     else:
-        warn([meaning.warning] if meaning.warning else [])
+        warn(warnings)
         _print(curves, score, folder, names, document.get("metrics"))
     _leave(curves, gap, score, holds, given["min_over_random"])
 
@@ -163,74 +177,36 @@ def _check(given: dict[str, Any]) -> None:
     """What can be refused before hours are spent."""
     if given["score"] == "accuracy" and given["labels_file"] is None:
         raise ChoiceError("--score accuracy needs the true class of every sample: give --labels-file.")
+    if given["objects"] is not None:
+        if not given["metrics"]:
+            raise ChoiceError("--objects is for --metrics: give both.")
+        read_objects(given["objects"])
     if given["min_over_random"] is not None and "morf" not in given["orders"]:
         raise ChoiceError("--min-over-random compares most relevant first with random: leave --order morf in.")
 
 
-def _protocol(given: dict[str, Any], explainer: Explainer, meaning: Meaning) -> Protocol:
-    layout = meaning.sidecar.layout or explainer.layout
-    name = moved_tensors(explainer)[0]
-    shape = next(value.shape for value in explainer.tensors if value.name == name)
-    rank = len(shape) - int(explainer.takes_batches) if shape is not None else 0
-    box = (given["box"] and tuple(map(np.float32, given["box"]))) or meaning.box()
-    background = _background(given["background"], explainer, meaning)
-    embedded = name not in {value.name for value in explainer.model.graph.inputs}
-    around = surroundings(layout, rank, None if embedded else box, background, given["value"])
-    orders = tuple(order for order in dict.fromkeys(given["orders"]) if order != RANDOM)
-    return Protocol(
-        given["steps"],
-        _region(given["region"]),
-        given["replace"] or ("zero-embedding" if embedded or meaning.sidecar.kind == "text" else "uniform"),
-        orders,
-        given["repeats"],
-        given["seed"],
-        around=around,
-        layout=layout,
-        picture=meaning.sidecar.size,
-        **_masked(given["mask"]),
-    )
+def _listened(samples: Iterable[Sample | Skipped], heard: dict[str, str]) -> Iterator[Sample | Skipped]:
+    """Passes samples on and keeps what their files have to say, once per sentence."""
+    for sample in samples:
+        if isinstance(sample, Sample):
+            for text in sample.warnings:
+                told = f"{sample.name}: {text}"
+                heard[text] = heard.get(text, told)
+        yield sample
 
 
 def _name(explainer: Explainer) -> str:
     return " ".join(filter(None, (explainer.method.name, explainer.preset)))
 
 
-def _region(text: str) -> Size:
-    try:
-        if "=" not in text:
-            return int(text)
-        pairs = (part.partition("=") for part in text.split(","))
-        return {axis.strip().upper(): int(size) for axis, _, size in pairs}
-    except ValueError:
-        raise ChoiceError(f"--region '{text}': give a whole number, or one per axis as in H=8,W=8,T=4.") from None
-
-
-def _masked(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"--mask {path}: not a readable .npy file ({error}).") from error
-    mask: Callable[[Sample], Any] = lambda sample: labels  # noqa: E731
-    return {"labels": mask, "labels_name": f"{path.name} {hash_of({'labels': labels.tolist()})}"}
-
-
-def _background(paths: tuple[str, ...], explainer: Explainer, meaning: Meaning) -> Any:
-    if not paths:
-        return None
-    found: list[Any] = []
-    for sample in samples_of(expand(paths, meaning.sidecar.kind), explainer.model, meaning):
-        if isinstance(sample, Skipped):
-            raise InputError(f"--background: {sample.reason}")
-        found.append(next(iter(sample.arrays.values())))
-    return np.concatenate(found)
-
-
 def _measured(
     explainers: dict[str, Explainer], samples: Any, protocol: Protocol, folder: Path, given: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    rows = measure_metrics(explainers, samples, protocol, given["target"])
+    def tell(one: Skipped) -> None:
+        click.echo(f"error: not in metrics.csv: {one.reason}", err=True)
+
+    objects = read_objects(given["objects"]) if given["objects"] else None
+    rows = measure_metrics(explainers, samples, protocol, given["target"], objects, tell)
     write_table(folder / "metrics.csv", list(rows[0]), (list(row.values()) for row in rows))
     return rows
 

@@ -238,10 +238,11 @@ def _finite(compiled: Compiled, found: Arrays) -> Finding:
 def _promises(rows: Sequence[LedgerRow], sizes: Sequence[float]) -> Finding:
     """What no bias, stabiliser or declared rule took must be rounding."""
     worst, where = 0.0, ""
+    silence = ROUNDING * max(sizes, default=0.0)
     for row, size in zip(rows, sizes, strict=True):
         others = abs(row.handed_on) + sum(abs(taken) for who, taken in row.taken.items() if who != UNEXPLAINED)
         rest = max(abs(row.taken.get(UNEXPLAINED, 0.0)) - ROUNDING * others, 0.0)
-        if size > 0 and rest / size > worst:
+        if size > 0 and rest > silence and rest / size > worst:
             worst, where = rest / size, f"at {row.operator} '{row.layer}'"
     by_design = sorted({row.operator for row in rows if abs(row.taken.get(BY_DESIGN, 0.0)) > 0})
     detail = where + (f"; by design not at {', '.join(by_design)}" if by_design else "")

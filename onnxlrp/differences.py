@@ -1,13 +1,14 @@
 """Finite differences of the score against the compiled gradient: the witness that knows nothing of the rules.
 
 Along a few directions the change of the score over a step is held against ⟨gradient, step⟩. Steps of many sizes are
-tried, for large ones cross kinks and small ones drown in float32's rounding; how much the score trembles is measured,
-not assumed, and where every change is smaller than that, nothing is claimed.
+tried, for large ones cross kinks and small ones drown in float32's rounding; a slope counts where the next larger step
+confirms it, and where none does, nothing is claimed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,19 +24,21 @@ NAME = "finite differences agree with the compiled gradient"
 TOLERANCE = 2e-2
 """Relative error of a directional derivative; float32 differences of a deep net are no better."""
 
-ROUNDING = 1e-6
-"""Relative rounding of one float32 score."""
+ROUNDING = {"float16": 1e-3, "bfloat16": 8e-3}
+"""Relative rounding of a score of that type; of float32 and above 1e-6."""
 
 DIRECTIONS = 4
-STEPS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-TREMBLE = (1e-4, 3e-5, 1e-5, 1e-6)
-"""Steps so small that second differences show rounding, if anything."""
+STEPS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+"""Relative to the size of the input; adjacent ones check each other."""
+
+STABLE = 2e-2
+"""How far the slopes of two adjacent steps may differ if they are to count as the derivative."""
 
 SMALLEST = 3
-"""Measurable steps that are looked at, from the smallest on: curvature at a large one may hide a wrong factor."""
+"""Stable slopes that are looked at, from the smallest step on: curvature at a large one may hide a wrong factor."""
 
-MEASURABLE = 20.0
-"""Times the tremble that a change needs to have for its size to say something to 2 %."""
+MEASURABLE = 100.0
+"""Times the rounding of the score that a change needs to stand out."""
 
 
 def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
@@ -92,20 +95,28 @@ def _direction(gradient: np.ndarray[Any, Any], random: np.random.Generator) -> n
 
 
 @dataclass(frozen=True)
-class _Change:
-    """How the score moved between two points, what the gradient says, and what rounding may have added."""
+class _Slope:
+    """One difference of the score over the step that was made, and what the gradient says of it.
+
+    rounding : of the score        amount : of the step
+    """
 
     measured: float
     expected: float
     rounding: float
+    amount: float
 
     @property
-    def size(self) -> float:
-        return max(abs(self.measured), abs(self.expected))
+    def stands_out(self) -> bool:
+        return abs(self.measured) > MEASURABLE * self.rounding
 
-    def error(self, tremble: float) -> float:
-        off = abs(self.measured - self.expected) - max(self.rounding, tremble)
-        return max(off, 0.0) / self.size
+    def doubt(self, next_one: _Slope) -> float:
+        """By how much the measured slope of the next larger step differs, as a change over this one."""
+        return abs(self.measured - next_one.measured * self.amount / next_one.amount)
+
+    def error(self, doubt: float) -> float:
+        off = max(abs(self.measured - self.expected) - max(doubt, self.rounding), 0.0)
+        return off / max(abs(self.measured), abs(self.expected))
 
 
 class _Probe:
@@ -113,38 +124,38 @@ class _Probe:
 
     def __init__(self, explainer: Explainer, point: Arrays, seed: np.ndarray[Any, Any]) -> None:
         self.explainer, self.point, self.seed = explainer, point, seed
+        self.rounding = ROUNDING.get(str(explainer.forward_value(point).dtype), 1e-6)
         self.here = self._score(point)
 
     def best_error(self, direction: Arrays, gradient: Arrays) -> float | None:
-        """The smallest relative error over the steps; None where no change stands out of the rounding."""
+        """The smallest relative error over the stable slopes; None where no change stands out of the rounding."""
         size = max(float(np.abs(self.point[n]).mean()) for n in direction) or 1.0
         length = max(float(np.linalg.norm(self.point[n].astype(np.float64))) for n in direction) or 1.0
         unit = max(size, 0.1 * length)
-        tremble = max(self._tremble(direction, step * unit) for step in TREMBLE)
-        loud = []
-        for step in STEPS:
-            changes = self._changes(direction, gradient, step * unit)
-            errors = [c.error(tremble) for c in changes if c.size > MEASURABLE * max(tremble, c.rounding)]
-            loud += [min(errors)] if errors else []
-            if len(loud) == SMALLEST:
-                break
-        return min(loud) if loud else None
+        rows = [self._slopes(direction, gradient, step * unit) for step in STEPS]
+        rows = [row for row in rows if all(np.isfinite(slope.measured) for slope in row)]
+        stable = []
+        for row, larger in pairwise(rows):
+            doubts = [(slope, slope.doubt(other)) for slope, other in zip(row, larger, strict=True) if slope.stands_out]
+            errors = [slope.error(doubt) for slope, doubt in doubts if doubt <= STABLE * abs(slope.measured)]
+            stable += [min(errors)] if errors else []
+        return min(stable[:SMALLEST]) if stable else self._silence(rows)
 
-    def _tremble(self, direction: Arrays, amount: float) -> float:
-        """|f(x + h) − 2·f(x) + f(x − h)|: no slope in it, hardly a curvature, so mostly rounding."""
-        over, under = (self._score(self._moved(direction, sign * amount)) for sign in (1.0, -1.0))
-        second = abs(over - 2.0 * self.here + under)
-        return second if np.isfinite(second) else 0.0
+    @staticmethod
+    def _silence(rows: list[list[_Slope]]) -> float | None:
+        """Where nothing can be measured, the gradient must not promise what would have been."""
+        slopes = [slope for row in rows for slope in row]
+        moved = max((max(abs(slope.measured), slope.rounding) for slope in slopes), default=0.0)
+        promised = max((abs(slope.expected) for slope in slopes), default=0.0)
+        return 1.0 if promised > MEASURABLE * moved else None
 
-    def _changes(self, direction: Arrays, gradient: Arrays, amount: float) -> list[_Change]:
-        """Central, forward and backward difference; none where the score is not finite."""
+    def _slopes(self, direction: Arrays, gradient: Arrays, amount: float) -> list[_Slope]:
+        """Central, forward and backward difference."""
         above, below = (self._moved(direction, sign * amount) for sign in (1.0, -1.0))
         over, here, under = self._score(above), self.here, self._score(below)
-        if not np.isfinite([over, under]).all():
-            return []
-        rounding = ROUNDING * max(abs(over), abs(here), abs(under))
+        rounding = self.rounding * max(abs(over), abs(here), abs(under))
         return [
-            _Change(measured, self._expected(direction, gradient, to, start), rounding)
+            _Slope(measured, self._expected(direction, gradient, to, start), rounding, amount)
             for measured, to, start in (
                 (over - under, above, below),
                 (over - here, above, self.point),

@@ -189,6 +189,26 @@ class Explainer:
         model.graph.outputs.extend(kept)
         write_model(model, Path(path))
 
+    def on(self, model: Source | Model) -> Explainer:
+        """The same choices on another model, such as this one with other weights."""
+        return Explainer(
+            model,
+            self.method.name,
+            self.preset if self.method.name == "lrp" else None,
+            self.rules,
+            self.target,
+            self._output,
+            self._inputs,
+            self.bias,
+            self.providers,
+            self.batch_size,
+            box=self.box,
+            labels=self.labels,
+            logits=self._logits,
+            layout=self.layout,
+            **self._options,
+        )
+
     # --- running -----------------------------------------------------------------------------------------------------
 
     def explain(self, x: Any, target: Target = None, progress: Progress | None = None) -> Explanation:

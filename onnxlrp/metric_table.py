@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,21 +12,25 @@ from onnxlrp import metrics
 from onnxlrp.data.sample import Sample
 from onnxlrp.errors import InputError
 from onnxlrp.explain import Explainer
+from onnxlrp.model import Model
 from onnxlrp.perturbation.ground import Packing, ground_of
+from onnxlrp.perturbation.objects import Objects
 from onnxlrp.perturbation.predictor import Predictor
 from onnxlrp.perturbation.protocol import FILL, Protocol, random_of
-from onnxlrp.perturbation.regions import Regions
+from onnxlrp.perturbation.regions import Regions, spatial_axes
 from onnxlrp.perturbation.replacements import Array
 from onnxlrp.perturbation.samples import Skipped
 from onnxlrp.perturbation.store import digest_of
+from onnxlrp.randomise import randomisation, weighted_layers
 from onnxlrp.session import Arrays
 from onnxlrp.target import Target
 
 SLOPES = frozenset({"gradient", "sensitivity", "smoothgrad", "guided-backprop", "deconvnet", "finite-difference"})
 """Methods whose result is per unit of input; the others' is a share of the score, whose slope is R / x."""
 
-STAGES, PATCHES, RADIUS = 25, 64, 0.02
-"""Points of an insertion curve; regions for infidelity; noise of max-sensitivity as a share of the sample's range."""
+STAGES, PATCHES, RADIUS, STOPS = 25, 64, 0.02, 4
+"""Points of an insertion curve; regions for infidelity; noise of max-sensitivity as a share of the sample's range; how
+many depths weights are redrawn to."""
 
 
 def measure_metrics(
@@ -34,29 +38,57 @@ def measure_metrics(
     samples: Iterable[Sample | Skipped],
     protocol: Protocol | None = None,
     target: Target = None,
+    objects: Objects | None = None,
+    on_skip: Callable[[Skipped], None] | None = None,
 ) -> list[dict[str, Any]]:
     """One row per method and metric: {"method", "metric", "mean", "low", "high" (5th and 95th percentile), "samples"}.
 
     Deletion and insertion watch the probability where the output has classes; everything else the explained value.
-    Errors: InputError where no sample could be measured.
+    objects : where each sample's object is, for the pointing game and the relevance inside
+    on_skip : told each sample that could not be measured
+    Errors: InputError where no sample could be measured, with the reasons.
     """
     protocol = protocol or Protocol()
     predictor = Predictor(next(iter(explainers.values())))
     found: dict[tuple[str, str], list[float]] = {}
+    judged: list[_Judged] = []
+    skipped: list[Skipped] = []
     for sample in samples:
         if isinstance(sample, Skipped):
+            skipped.append(sample)
             continue
         try:
-            one = _Judged(sample, predictor, protocol, target)
+            one = _Judged(sample, predictor, protocol, target, objects)
             rows = [(name, one.of(explainer)) for name, explainer in explainers.items()]
-        except InputError:
+        except InputError as error:
+            skipped.append(Skipped(sample.name, str(error)))
             continue
+        judged.append(one)
         for name, numbers in rows:
             for metric, number in numbers.items():
                 found.setdefault((name, metric), []).append(number)
-    if not found:
-        raise InputError("No sample could be measured: see why with `onnxlrp explain`.")
+    if not judged:
+        raise InputError("\n".join(["No sample could be measured.", *(one.reason for one in skipped)]))
+    if on_skip is not None:
+        for missing in skipped:
+            on_skip(missing)
+    for name, explainer in explainers.items():
+        found |= {(name, metric): numbers for metric, numbers in _without_weights(explainer, judged, protocol.seed)}
     return [_row(name, metric, np.asarray(numbers)) for (name, metric), numbers in found.items()]
+
+
+def _without_weights(explainer: Explainer, judged: Sequence[_Judged], seed: int) -> Iterator[tuple[str, list[float]]]:
+    """How much of a heatmap survives when layers lose their training; nothing where weights are no floats."""
+    layers = len(weighted_layers(explainer.model))
+    if not layers or explainer.method.name == "random":
+        return
+
+    def heatmaps(model: Model) -> Array:
+        there = explainer.on(model)
+        return np.stack([one.relevance(there) for one in judged])
+
+    for step in randomisation(explainer.model, heatmaps, seed=seed, stops=STOPS):
+        yield f"rank correlation, {step.redrawn} of {layers} layers redrawn", list(step.magnitudes)
 
 
 def _row(name: str, metric: str, numbers: Array) -> dict[str, Any]:
@@ -70,7 +102,9 @@ def _row(name: str, metric: str, numbers: Array) -> dict[str, Any]:
 class _Judged:
     """One sample under one model, for any number of methods."""
 
-    def __init__(self, sample: Sample, predictor: Predictor, protocol: Protocol, target: Target) -> None:
+    def __init__(
+        self, sample: Sample, predictor: Predictor, protocol: Protocol, target: Target, objects: Objects | None
+    ) -> None:
         self.predictor, self.protocol, self.target = predictor, protocol, target
         self.feeds = dict(sample.arrays)
         values, y = predictor.first(self.feeds)
@@ -82,6 +116,10 @@ class _Judged:
         self.random: Callable[[int], np.random.Generator] = lambda purpose: random_of(
             protocol.seed, digest_of(sample.arrays), 0, purpose
         )
+        self.inside = None
+        if objects is not None:
+            self.spatial = spatial_axes(layout, self.x.shape)
+            self.inside = objects(sample, [self.x.shape[axis] for axis in self.spatial])
         filled = replacing.fill(self.x, self.regions, self.random(FILL))
         # Metrics replace whole shares of a sample: what is drawn from around a region is drawn in the untouched one.
         self.filled = self.x.copy()
@@ -93,7 +131,7 @@ class _Judged:
     def of(self, explainer: Explainer) -> dict[str, float]:
         """Every metric of one method."""
         x, seed = self.x, self.protocol.seed
-        relevance = self._packed(explainer, explainer.explain(self.feeds, target=self.frozen).relevance)[0]
+        relevance = self.relevance(explainer)
         value = float(self.value(x[None])[0])
         is_slope = explainer.method.name in SLOPES
         subset = min(224, max(1, x.size // 4))
@@ -119,7 +157,25 @@ class _Judged:
             radius = RADIUS * float(np.ptp(x))
             moved: metrics.Explain = lambda rows: self.explain(explainer, rows)  # noqa: E731
             found["max-sensitivity"] = metrics.max_sensitivity(moved, x, relevance, radius=radius, seed=seed)
+        return found | self._located(relevance)
+
+    def relevance(self, explainer: Explainer) -> Array:
+        """Of the sample's perturbed tensors, packed."""
+        found: Array = self._packed(explainer, explainer.explain(self.feeds, target=self.frozen).relevance)[0]
         return found
+
+    def _located(self, relevance: Array) -> dict[str, float]:
+        """Whether what speaks for the target lies on the object, channels summed; nothing where no object is known."""
+        if self.inside is None:
+            return {}
+        others = tuple(axis for axis in range(relevance.ndim) if axis not in self.spatial)
+        heatmap = relevance.sum(axis=others) if self.spatial == sorted(self.spatial) else relevance.sum(axis=others).T
+        return {
+            "pointing game": float(metrics.pointing_game(heatmap, self.inside)),
+            "relevance mass inside": metrics.relevance_mass(np.maximum(heatmap, 0), self.inside),
+            "relevance rank inside": metrics.relevance_rank(heatmap, self.inside),
+            "share of the sample inside": float(self.inside.mean()),
+        }
 
     @property
     def frozen(self) -> Target:

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import onnx
 import onnx.inliner
-import onnx.shape_inference
-import onnx.version_converter
 import onnx_ir as ir
 
 from onnxlrp.errors import ModelError, Unsupported
+from onnxlrp.exporters import exporter_of
+from onnxlrp.shapes import infer_shapes
 from onnxlrp.storage import read_skeleton
-
-LOWEST_OPSET = 16
-"""The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
+from onnxlrp.upgrade import upgrade
 
 LOWEST_IR_VERSION, HIGHEST_IR_VERSION = 8, 11
 """What explainers are written in: 8 goes with opset 16, and no onnxruntime of the last years stops at less than 11."""
@@ -177,38 +175,9 @@ def _inline_functions(proto: onnx.ModelProto, where: str, notes: list[str]) -> o
     return onnx.inliner.inline_local_functions(proto)
 
 
-def _upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
-    """Raise the default opset to `LOWEST_OPSET`; weights do not pass through the converter."""
-    entry = next((item for item in proto.opset_import if item.domain == ""), None)
-    if entry is None:
-        proto.opset_import.append(onnx.helper.make_opsetid("", LOWEST_OPSET))
-        return proto
-    if entry.version >= LOWEST_OPSET:
-        return proto
-    external = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
-    metadata = {item.key: item.value for item in proto.metadata_props}
-    try:
-        upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
-        raise Unsupported(
-            f"{where} has opset {entry.version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
-            f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
-        ) from error
-    for index, tensor in enumerate(upgraded.graph.initializer):
-        if tensor.name in external:
-            upgraded.graph.initializer[index].CopyFrom(external[tensor.name])
-    if not upgraded.metadata_props:
-        onnx.helper.set_model_props(upgraded, metadata)
-    notes.append(f"Opset {entry.version} is upgraded to {LOWEST_OPSET}.")
-    return upgraded
-
-
 def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (RuntimeError, onnx.shape_inference.InferenceError) as error:
-        notes.append(f"Shape inference stopped: {str(error).strip().splitlines()[0]}")
-        return proto
+    del where
+    return infer_shapes(proto, notes)
 
 
 _Stage = Callable[[onnx.ModelProto, str, list[str]], onnx.ModelProto]
@@ -217,7 +186,7 @@ _STAGES: tuple[_Stage, ...] = (
     _drop_weights_from_inputs,
     _unzip_maps,
     _inline_functions,
-    _upgrade,
+    upgrade,
     _infer_shapes,
 )
 
@@ -307,33 +276,3 @@ def _name_nodes_of(graph: ir.Graph, prefix: str, taken: set[str | None]) -> None
             if attribute.type is ir.AttributeType.GRAPH:
                 which = "" if name == "body" else f"{name.removesuffix('_branch')}/"
                 _name_nodes_of(attribute.as_graph(), f"{node.name}/{which}", taken)
-
-
-def exporter_of(proto: onnx.ModelProto) -> str:
-    """Who wrote the file, from its producer and the habits of its node names."""
-    producer = proto.producer_name.strip()
-    version = proto.producer_version.strip()
-    name = _PRODUCERS.get(producer.lower(), producer or "unknown exporter")
-    if producer.lower() == "pytorch":
-        dynamo = any("pkg.torch" in item.key for node in proto.graph.node[:8] for item in node.metadata_props)
-        name = "PyTorch (dynamo exporter)" if dynamo else "PyTorch (TorchScript exporter)"
-    quantised = {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in proto.graph.node}
-    return f"{name} {version}".strip() + (", quantised (QDQ)" if quantised else "")
-
-
-_PRODUCERS = {
-    "tf2onnx": "TensorFlow/Keras (tf2onnx)",
-    "keras2onnx": "Keras (keras2onnx)",
-    "onnx-caffe2": "Caffe2",
-    "caffe2": "Caffe2",
-    "cntk": "CNTK",
-    "skl2onnx": "scikit-learn (skl2onnx)",
-    "onnxmltools": "onnxmltools",
-    "paddlepaddle": "PaddlePaddle",
-    "onnx.quantize": "onnxruntime quantiser",
-    "onnxruntime.transformers": "onnxruntime transformers optimiser",
-    "jax2onnx": "JAX (jax2onnx)",
-    "ml.net": "ML.NET",
-    "mxnet": "MXNet",
-    "matlab deep learning toolbox converter for onnx model format": "MATLAB",
-}

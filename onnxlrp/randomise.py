@@ -7,7 +7,7 @@ compared with that of the trained model.  Source: Adebayo et al. 2018, arXiv 181
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,34 +30,38 @@ class Randomised:
 
     layer     : name of its node        redrawn : layers redrawn so far
     signed    : Spearman correlation with the trained model's relevance, mean over samples
-    magnitude : likewise of |R|
+    magnitude : likewise of |R|        magnitudes : per sample
     """
 
     layer: str
     redrawn: int
     signed: float
     magnitude: float
+    magnitudes: tuple[float, ...] = ()
 
 
 def randomisation(
-    model: Model, heatmaps: Heatmaps, *, seed: int = 0, layers: int | None = None
+    model: Model, heatmaps: Heatmaps, *, seed: int = 0, layers: int | None = None, stops: int | None = None
 ) -> Iterator[Randomised]:
     """Redraw one layer after another, from the output down.
 
     heatmaps : such as `lambda m: Explainer(m, preset="epsilon-plus").explain(x, target=classes).relevance["input"]`
-    layers   : how many, at most
+    layers   : how many, at most        stops : look at so many depths only, evenly spread, the first and last included
     Errors: InputError for a model without float weights.
     """
     names = weighted_layers(model)
     if not names:
         raise InputError(f"{model.name} has no float weights to redraw (quantised models keep theirs as integers).")
     trained = heatmaps(model)
-    for count in range(1, len(names[:layers]) + 1):
+    depths: Sequence[int] = range(1, len(names[:layers]) + 1)
+    if stops is not None and stops < len(depths):
+        depths = sorted({int(depth) for depth in np.rint(np.linspace(1, len(depths), stops))})
+    for count in depths:
         found = heatmaps(redrawn(model, names[:count], seed))
         pairs = list(zip(trained, found, strict=True))
         signed = float(np.mean([spearman(a, b) for a, b in pairs]))
-        magnitude = float(np.mean([spearman(np.abs(a), np.abs(b)) for a, b in pairs]))
-        yield Randomised(names[count - 1], count, signed, magnitude)
+        magnitudes = tuple(spearman(np.abs(a), np.abs(b)) for a, b in pairs)
+        yield Randomised(names[count - 1], count, signed, float(np.mean(magnitudes)), magnitudes)
 
 
 def weighted_layers(model: Model) -> list[str]:

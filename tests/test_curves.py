@@ -676,7 +676,8 @@ def test_the_command_writes_tables_a_document_and_a_figure(demo: Path, curve: Ca
     result = curve(demo / "circle.png", demo / "square.png", "--method", "lrp", "--method", "sensitivity", "--json")
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
-    assert document == json.loads((demo / "out" / "curve.json").read_text()) | {"holds": True, "minimum": None}
+    written = json.loads((demo / "out" / "curve.json").read_text())
+    assert document == written | {"holds": True, "minimum": None, "warnings": []}
     assert document["samples"] == 2 and document["score"] == "log-probability"
     rows = list(csv.DictReader((demo / "out" / "curve.csv").read_text().splitlines()))
     assert len(rows) == 5 * 3 * 6
@@ -697,6 +698,46 @@ def test_an_unreadable_image_is_skipped_and_the_exit_code_is_2(demo: Path, curve
     result = curve(demo / "torn.png", demo / "circle.png")
     assert result.exit_code == 2
     assert "1 measured, 1 skipped" in result.stdout and "torn.png: not a readable picture" in result.stderr
+
+
+def test_metrics_know_where_the_object_is(demo: Path, curve: Callable[..., Any]) -> None:
+    (demo / "objects.tsv").write_text("circle.png\t8,8,56,56\n")
+    files = (demo / "circle.png", demo / "square.png")
+    result = curve(*files, "--metrics", "--objects", demo / "objects.tsv", "--json")
+    assert result.exit_code == 0, result.output
+    rows = {row["metric"]: row for row in json.loads(result.stdout)["metrics"]}
+    assert rows["relevance mass inside"]["samples"] == 1
+    assert any("layers redrawn" in metric for metric in rows)
+    assert "not in metrics.csv: square: has no object" in result.stderr
+    assert curve(*files, "--objects", demo / "objects.tsv").exit_code == 2
+
+
+def test_words_and_texts_that_do_not_fit_are_skipped_and_counted(tmp_path: Path) -> None:
+    """An empty text and one without a known word are skipped; unknown words beside known ones are counted."""
+    net = Net()
+    tokens = net.input("tokens", ["batch", "length"], TensorProto.INT64)
+    embedded = net.Gather(net.weight(signed(np.random.default_rng(0), 3, 4)), tokens, out="embedded")
+    y = net.MatMul(net.ReduceMean(embedded, axes=[1], keepdims=0), net.weight(signed(np.random.default_rng(1), 4, 2)))
+    onnx.save(net.model(y), tmp_path / "bag.onnx")
+    (tmp_path / "vocab.txt").write_text("good\nbad\nfilm\n")
+    (tmp_path / "bag.toml").write_text('kind = "text"\nlayout = "NL"\ntokenizer = "vocab.txt"\n')
+    texts = {"fine": "good film", "empty": " ", "unknown": "xyz abc", "partly": "good xyz"}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.txt").write_text(text)
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\xff")
+    paths = [str(tmp_path / f"{name}.txt") for name in (*texts, "bytes")]
+    words = [str(tmp_path / "bag.onnx"), *paths, "-o", str(tmp_path / "out")]
+    curved = CliRunner().invoke(main, ["curve", *words])
+    assert curved.exit_code == 2 and "2 measured, 3 skipped" in curved.stdout
+    explained = CliRunner().invoke(main, ["explain", *words])
+    assert explained.exit_code == 2 and "2 explained, 3 skipped" in explained.stdout
+    for result in (curved, explained):
+        for reason in ("empty.txt: the text is empty", "unknown.txt: holds no words", "bytes.txt: not a text in UTF-8"):
+            assert reason in result.stderr
+    document = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert len(document["skipped"]) == 3
+    assert "1 of the text's words are unknown to the vocabulary ('xyz')" in explained.stderr
+    assert "1 of the text's words are unknown" in curved.stderr
 
 
 def test_a_mask_file_gives_the_regions_and_its_size_is_checked(demo: Path, curve: Callable[..., Any]) -> None:

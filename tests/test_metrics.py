@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnxlrp import Explainer, InputError, metrics, read
 from onnxlrp.curves import Protocol
 from onnxlrp.data.sample import Sample
 from onnxlrp.metric_table import measure_metrics
+from onnxlrp.perturbation.objects import read_objects
 from onnxlrp.perturbation.regions import Regions, regions_for
 from onnxlrp.randomise import randomisation, redrawn, weighted_layers
 
@@ -219,6 +221,89 @@ def test_words_behind_an_embedding_are_judged_without_moving_them() -> None:
     assert "max-sensitivity" not in found
     assert found["completeness gap"] == pytest.approx(0, abs=1e-5)
     assert found["infidelity"] == pytest.approx(0, abs=1e-9), "the net is linear in its embedding"
+
+
+def test_the_table_tells_what_is_left_when_weights_are_redrawn() -> None:
+    samples = [Sample(f"s{i}", {"x": signed(np.random.default_rng(i), 1, 6)}) for i in range(3)]
+    one = Explainer(dense(), "gradient-x-input", providers="cpu", batch_size=2)
+    rows = {
+        row["metric"]: row for row in measure_metrics({"gi": one}, samples, Protocol(replace="constant", layout="NF"))
+    }
+    after = [rows[f"rank correlation, {count} of 2 layers redrawn"] for count in (1, 2)]
+    assert [row["samples"] for row in after] == [3, 3]
+    assert all(-1 <= row["low"] <= row["high"] < 1 for row in after)
+
+
+def test_an_explainer_moves_to_another_model_with_all_its_choices() -> None:
+    first = Explainer(
+        dense(), "lrp", "epsilon", {"first": "flat"}, target=2, bias="drop", providers="cpu", batch_size=3
+    )
+    there = first.on(read(dense()))
+    assert (there.preset, there.rules, there.target, there.bias, there.batch_size) == (
+        "epsilon",
+        first.rules,
+        2,
+        "drop",
+        3,
+    )
+    x = signed(np.random.default_rng(0), 2, 6)
+    assert np.array_equal(first.explain(x).relevance["x"], there.explain(x).relevance["x"])
+
+
+# --- where the object is ---------------------------------------------------------------------------------------------
+
+
+def corner_net() -> Any:
+    """The sum of the upper left quarter of a picture."""
+    weights = np.zeros((1, 1, 6, 8), np.float32)
+    weights[..., :3, :4] = 1
+    graph = Net()
+    product = graph.Mul(graph.input("x", ["batch", 1, 6, 8]), graph.weight(weights))
+    return graph.model(graph.ReduceSum(product, graph.weight(np.array([2, 3])), keepdims=0))
+
+
+def located(tmp_path: Path, line: str) -> dict[str, float]:
+    (tmp_path / "objects.tsv").write_text(line, encoding="utf-8")
+    sample = Sample("photo", {"x": np.arange(1, 49, dtype=np.float32).reshape(1, 1, 6, 8)})
+    one = Explainer(corner_net(), "gradient-x-input", providers="cpu")
+    protocol = Protocol(replace="constant", layout="NCHW", region=2)
+    rows = measure_metrics({"gi": one}, [sample], protocol, objects=read_objects(tmp_path / "objects.tsv"))
+    return {row["metric"]: row["mean"] for row in rows}
+
+
+def test_relevance_inside_a_box_or_a_mask_is_counted(tmp_path: Path) -> None:
+    inside = np.zeros((6, 8))
+    inside[:3, :4] = 1
+    np.save(tmp_path / "mask.npy", inside)
+    for line in ("photo.png\t0,0,4,3\n", "photo\tmask.npy\n", "photo.png\t0,0,4,1\nphoto.png\t0,1,4,3\n"):
+        found = located(tmp_path, line)
+        assert [found[f"relevance {name} inside"] for name in ("mass", "rank")] == pytest.approx([1, 1]), line
+        assert found["pointing game"] == 1 and found["share of the sample inside"] == 0.25
+    away = located(tmp_path, "photo\t4,3,8,6\n")
+    assert away["pointing game"] == away["relevance mass inside"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("photo 1,2,3,4\n", "line 1"),
+        ("photo\t0,0,9,3\n", r"box 0,0,9,3 does not fit \[6, 8\].*left,top,right,bottom"),
+        ("photo\t0,3\n", "box 0,3 does not fit"),
+        ("other\t0,0,1,1\n", "photo: has no object"),
+        ("photo\tsmall.npy\n", r"\[2, 2\] cells.*\[6, 8\]"),
+        ("photo\tnone.png\n", "none.png: no such file"),
+    ],
+)
+def test_objects_that_do_not_fit_are_said(tmp_path: Path, line: str, words: str) -> None:
+    np.save(tmp_path / "small.npy", np.ones((2, 2)))
+    with pytest.raises(InputError, match=words):
+        located(tmp_path, line)
+
+
+def test_an_object_along_time_is_from_and_to(tmp_path: Path) -> None:
+    (tmp_path / "objects.tsv").write_text("walk\t10,20\n")
+    inside = read_objects(tmp_path / "objects.tsv")(Sample("walk", {}), [50])
+    assert np.flatnonzero(inside).tolist() == list(range(10, 20))
 
 
 def test_a_table_of_nothing_is_refused() -> None:

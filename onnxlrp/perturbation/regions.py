@@ -123,6 +123,18 @@ def _edges(letters: str, size: Size) -> dict[str, int]:
     return dict(size)
 
 
+def spatial_axes(layout: str | None, shape: Sequence[int]) -> list[int]:
+    """Axes of one sample that are height and width, else length or time.
+
+    Errors: ChoiceError for a layout that has neither.
+    """
+    letters = (layout or LAID_OUT.get(len(shape), "")).replace("N", "")
+    for wanted in ("HW", "L", "T"):
+        if len(letters) == len(shape) and set(wanted) <= set(letters):
+            return [letters.index(letter) for letter in wanted]
+    raise ChoiceError(f'The layout "{layout}" of a sample {list(shape)} names no height and width, length or time.')
+
+
 def ranked(sums: NDArray[np.float64], random: np.random.Generator, *, least_first: bool = False) -> NDArray[np.int64]:
     """Regions in the order of replacement: most relevant first, or least. Ties fall by chance, not by position."""
     chance = random.permutation(len(sums))

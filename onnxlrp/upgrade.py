@@ -1,0 +1,121 @@
+"""Upgrade: a file of an old opset becomes one that carries an explainer, and computes what it computed.
+
+The standard's converter does the work. What it gets wrong or leaves out is put right here, each with its reason.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import onnx
+import onnx.numpy_helper
+import onnx.shape_inference
+import onnx.version_converter
+
+from onnxlrp.errors import Unsupported
+
+LOWEST_OPSET = 16
+"""The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
+
+BROADCAST_BY_RANK = 7
+"""From this opset on shapes are aligned at their last axes; before, `axis` said where the second one begins."""
+
+HALF_PIXELS = 11
+"""From this opset on Resize says where its samples lie; before, they lay at i / scale, rounded down."""
+
+
+def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    """Raise the default opset to `LOWEST_OPSET`; weights do not pass through the converter.
+
+    Errors: Unsupported where the converter knows no way.
+    """
+    entry = next((item for item in proto.opset_import if item.domain == ""), None)
+    if entry is None:
+        proto.opset_import.append(onnx.helper.make_opsetid("", LOWEST_OPSET))
+        return proto
+    if entry.version >= LOWEST_OPSET:
+        return proto
+    if entry.version < BROADCAST_BY_RANK:
+        _align_at_the_end(proto)
+    before = {name: node for node in proto.graph.node for name in node.output}
+    _refuse_hardmax_of_a_matrix(proto, where)
+    upgraded = _convert(proto, entry.version, where)
+    if entry.version < HALF_PIXELS:
+        _sample_as_before(upgraded, before)
+    notes.append(f"Opset {entry.version} is upgraded to {LOWEST_OPSET}.")
+    return upgraded
+
+
+def _convert(proto: onnx.ModelProto, version: int, where: str) -> onnx.ModelProto:
+    external = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
+    metadata = {item.key: item.value for item in proto.metadata_props}
+    try:
+        upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
+    except (RuntimeError, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
+        raise Unsupported(
+            f"{where} has opset {version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
+            f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
+        ) from error
+    for index, tensor in enumerate(upgraded.graph.initializer):
+        if tensor.name in external:
+            upgraded.graph.initializer[index].CopyFrom(external[tensor.name])
+    if not upgraded.metadata_props:
+        onnx.helper.set_model_props(upgraded, metadata)
+    return upgraded
+
+
+def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto]) -> None:
+    """Upsample and the first Resize sample at i / scale; the converter leaves today's default, half a pixel beside.
+
+    The nearest pixel is the one below, or above where the picture shrinks: the standard was silent, onnxruntime is not.
+    """
+    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant" and n.attribute}
+    for node in proto.graph.node:
+        old = before.get(node.output[0]) if node.output else None
+        if node.op_type != "Resize" or old is None or old.op_type not in ("Upsample", "Resize"):
+            continue
+        kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+        scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+        shrinks = scales is not None and bool((onnx.numpy_helper.to_array(scales) < 1).any())
+        node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
+
+
+def _refuse_hardmax_of_a_matrix(proto: onnx.ModelProto, where: str) -> None:
+    """Below opset 13 Hardmax chooses once per matrix of all axes from `axis` on; the converter forgets that."""
+    for node in proto.graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if node.op_type == "Hardmax" and not node.domain and axis != -1:
+            raise Unsupported(
+                f"{where} has a Hardmax '{node.name}' of an opset below 13 over axes from {axis} on, which newer "
+                "opsets have no operator for. Export the model again with opset 13 or higher."
+            )
+
+
+def _align_at_the_end(proto: onnx.ModelProto) -> None:
+    """Give weights that are broadcast from `axis` on the ones behind them that alignment at the end needs."""
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    ranks = _ranks(proto)
+    for node in proto.graph.node:
+        if len(node.input) < 2 or node.input[1] not in weights or node.input[0] not in ranks:
+            continue
+        weight, rank = weights[node.input[1]], ranks[node.input[0]]
+        axis = next((a for a in node.attribute if a.name == "axis"), None)
+        if node.op_type == "PRelu" and len(weight.dims) == 1 and rank > 1:
+            weight.dims.extend([1] * (rank - 2))
+        elif axis is not None and any(a.name == "broadcast" and a.i for a in node.attribute):
+            weight.dims.extend([1] * max(rank - axis.i % rank - len(weight.dims), 0))
+            node.attribute.remove(axis)
+        for value in proto.graph.value_info:
+            if value.name == weight.name:
+                value.type.CopyFrom(onnx.helper.make_tensor_type_proto(weight.data_type, list(weight.dims)))
+
+
+def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
+    with suppress(RuntimeError, onnx.shape_inference.InferenceError):  # then what the file declares has to do
+        proto = onnx.shape_inference.infer_shapes(proto)
+    values = (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
+    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
