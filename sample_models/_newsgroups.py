@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _common import licence_line, write_sidecar
 from numpy.typing import NDArray
+
+DATA = "20 Newsgroups, by-date split, headers, quotes and footers removed (K. Lang 1995; qwone.com/~jason/20Newsgroups)"
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 WORD = re.compile(r"\w+")
@@ -75,3 +78,14 @@ def encode(texts: Sequence[str], vocabulary: Sequence[str], length: int) -> NDAr
         tokens = [number.get(word, 1) for word in words_of(text)[:length]]
         row[: len(tokens)] = tokens
     return rows
+
+
+def write_texts_sidecar(model: Path, vocabulary: Sequence[str], names: Sequence[str], about: dict[str, object]) -> None:
+    """The vocabulary and the sidecar beside a model of tokens.
+
+    names : of the classes        about : accuracy, test_samples, script, exporter
+    """
+    (model.parent / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    fields = {"kind": "text", "name": model.parent.name, "layout": "NL", "tokenizer": "vocab.txt", "labels": names}
+    told = {"licence": licence_line(str(about["script"])), "data": DATA, **about}
+    write_sidecar(model, {**fields, "logits": "logits"}, told)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import onnx
 import torch
-from _common import HERE, licence_line, strip_machine_metadata, write_sidecar
-from _newsgroups import Texts, encode, load_newsgroups, vocabulary_of
-from make_topics_textcnn import DATA, Bag, fit, halve, measure
+from _common import HERE, strip_machine_metadata
+from _newsgroups import Texts, encode, load_newsgroups, vocabulary_of, write_texts_sidecar
+from make_topics_textcnn import Bag, fit, halve, measure
 from torch import Tensor, nn
 
 SCRIPT = "sample_models/make_topics_lstm.py"
@@ -79,18 +79,10 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / "model.onnx"
     export(network, path)
-    (FOLDER / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     accuracy = measure(path, encode(test_texts.texts, vocabulary, LENGTH), test_texts.labels)
-    fields = {"kind": "text", "name": "topics_lstm", "layout": "NL", "tokenizer": "vocab.txt", "labels": names}
-    about = {
-        "licence": licence_line(SCRIPT),
-        "data": DATA,
-        "accuracy": accuracy,
-        "test_samples": len(test_texts.labels),
-        "script": SCRIPT,
-        "exporter": f"PyTorch {torch.__version__.split('+')[0]}, torchscript",
-    }
-    write_sidecar(path, {**fields, "logits": "logits"}, about)
+    about = {"accuracy": accuracy, "test_samples": len(test_texts.labels), "script": SCRIPT}
+    exporter = f"PyTorch {torch.__version__.split('+')[0]}, torchscript"
+    write_texts_sidecar(path, vocabulary, names, {**about, "exporter": exporter})
     print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size} bytes, accuracy {accuracy:.1%}")
 
 

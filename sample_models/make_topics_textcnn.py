@@ -18,8 +18,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from _common import HERE, accuracy_of, licence_line, strip_machine_metadata, write_sidecar
-from _newsgroups import Texts, encode, load_newsgroups, vocabulary_of
+from _common import HERE, accuracy_of, strip_machine_metadata
+from _newsgroups import Texts, encode, load_newsgroups, vocabulary_of, write_texts_sidecar
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
@@ -30,8 +30,6 @@ WORDS, LENGTH, WIDE, FILTERS = 8000, 256, 64, 400
 BAG_EPOCHS, EPOCHS = 5, 7
 FORGOTTEN = 0.25
 """Share of the words that training hides, so that no prediction hangs on one of them."""
-
-DATA = "20 Newsgroups, by-date split, headers, quotes and footers removed (K. Lang 1995; qwone.com/~jason/20Newsgroups)"
 
 
 class TextCnn(nn.Module):
@@ -140,18 +138,10 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / "model.onnx"
     export(network, path)
-    (FOLDER / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     accuracy = measure(path, encode(test_texts.texts, vocabulary, LENGTH), test_texts.labels)
-    fields = {"kind": "text", "name": "topics_textcnn", "layout": "NL", "tokenizer": "vocab.txt", "labels": names}
-    about = {
-        "licence": licence_line(SCRIPT),
-        "data": DATA,
-        "accuracy": accuracy,
-        "test_samples": len(test_texts.labels),
-        "script": SCRIPT,
-        "exporter": f"PyTorch {torch.__version__.split('+')[0]}, dynamo",
-    }
-    write_sidecar(path, {**fields, "logits": "logits"}, about)
+    about = {"accuracy": accuracy, "test_samples": len(test_texts.labels), "script": SCRIPT}
+    exporter = f"PyTorch {torch.__version__.split('+')[0]}, dynamo"
+    write_texts_sidecar(path, vocabulary, names, {**about, "exporter": exporter})
     print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size} bytes, accuracy {accuracy:.1%}")
 
 

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from nets import Array, Net, signed
 from onnx import TensorProto
 from onnxlrp_cli import main
+from shared import SHARED, needs
 
 from onnxlrp import ChoiceError, Explainer, InputError
 from onnxlrp.curves import Protocol, measure_curves, surroundings
@@ -795,3 +796,17 @@ def test_the_python_of_the_page_runs(demo: Path, monkeypatch: pytest.MonkeyPatch
     assert blocks
     for block in blocks:
         exec(block, {})
+
+
+@needs("zoo")
+@needs("data", "imagenet-sample")
+def test_googlenet_runs_through_the_whole_pipeline(tmp_path: Path) -> None:
+    """The Caffe graph with constant weights: explained, drawn, perturbed; its score need not move."""
+    photo = sorted((SHARED / "data" / "imagenet-sample").glob("*.jpg"))[0]
+    model = SHARED / "zoo" / "onnx--light_inception_v1" / "model.onnx"
+    words = [str(model), str(photo), "-o", str(tmp_path), "--preprocessing", "caffe-bgr", "--provider", "cpu"]
+    explained = CliRunner().invoke(main, ["explain", *words])
+    assert explained.exit_code == 0 and "1 explained" in explained.stdout
+    curved = CliRunner().invoke(main, ["curve", *words, "--steps", "3", "--method", "lrp", "--method", "sensitivity"])
+    assert curved.exit_code == 0 and "1 measured" in curved.stdout
+    assert (tmp_path / "curve.png").exists() and len(list(tmp_path.glob("*-lrp-overlay.png"))) == 1

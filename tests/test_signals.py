@@ -300,3 +300,22 @@ def test_models_of_the_zoo_take_arrays_of_their_kind(tmp_path: Path, folder: str
     (entry,) = Gallery([explainer], meaning, tmp_path).explain([path / "input.npz"]).entries
     assert any(file.endswith(("-trace.png", "-spectrogram.png")) for file in entry.files)
     assert inputs_of(model)[0].name in explainer.explained
+
+
+@needs("zoo")
+def test_flattened_features_and_a_model_with_states_are_drawn(tmp_path: Path) -> None:
+    keywords = SHARED / "zoo" / "emx-onnx-cgen--micro_kws_m_static_fp32"
+    model = read(keywords / "model.onnx")
+    meaning = meaning_of(model, {"kind": "audio", "layout": "NF", "size": [49, 40]})
+    (entry,) = (
+        Gallery([onnxlrp.Explainer(model, providers="cpu")], meaning, tmp_path)
+        .explain([keywords / "input.npz"])
+        .entries
+    )
+    assert entry.shown[0].values.shape == (40, 49)
+    speech = read(SHARED / "zoo" / "silero-vad--silero_vad_op18_ifless" / "model.onnx")
+    meaning = meaning_of(speech, {"kind": "audio", "layout": "NL", "rate": 16000})
+    path = write_wave(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(1600), 16000)
+    explainer = onnxlrp.Explainer(speech, providers="cpu", layout="NL")
+    (entry,) = Gallery([explainer], meaning, tmp_path).explain([path]).entries
+    assert "a-lrp-input-trace.png" in entry.files

@@ -1,9 +1,10 @@
 """The paper's first experiment: photos, trained classifiers, 50 patches of 9×9 replaced by uniform noise.
 
-    python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample --count 64
+    python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample
 
 Writes docs/images/paper-images.png and the section "Images" of docs/paper.md. Measurements are kept, per model, in
---store: a killed run, or one over more photos, goes on where it stopped.
+--store: a killed run, or one over more photos, goes on where it stopped. Methods of many passes (integrated gradients,
+occlusion) take as long per heatmap as a hundred perturbed copies, so they see fewer photos (--many).
 """
 
 from __future__ import annotations
@@ -25,13 +26,10 @@ from onnxlrp import Explainer, read
 from onnxlrp.curves import Protocol, measure_curves, surroundings
 from onnxlrp.data import Sample, expand, meaning_of
 from onnxlrp.perturbation.samples import samples_of
-from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Band, Curves, Series
+from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Area, Band, Curves, Series
 from onnxlrp.report.curve_files import BASELINE, COLOURS, save_figure
 
 ROOT = Path(__file__).resolve().parents[2]
-MANY = 66
-"""Photos, at most, for methods of many passes per photo: a heatmap takes them as long as 100 perturbed copies."""
-
 PRESETS = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")
 METHODS = {
     "sensitivity": ("sensitivity", {}),
@@ -74,17 +72,19 @@ SUBJECTS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """one_pass : methods of one pass and random order, all photos    all : every method, the first `MANY`"""
+    """one_pass : methods of one pass and random order        all : every method, on fewer photos; None without them"""
 
     one_pass: Curves
-    all: Curves
+    all: Curves | None
 
 
 def measure(subject: Subject, choices: argparse.Namespace) -> Measured:
     """Both sets meet the same noise on one photo, so their curves stand side by side."""
     one_pass = measure_set(subject, choices, METHODS, choices.count, subject.folder)
-    name = f"{subject.folder}-many"
-    many = measure_set(subject, choices, METHODS_OF_MANY_PASSES, min(MANY, choices.count), name, baseline=False)
+    count = min(choices.many, choices.count)
+    if not count:
+        return Measured(one_pass, None)
+    many = measure_set(subject, choices, METHODS_OF_MANY_PASSES, count, f"{subject.folder}-many", baseline=False)
     return Measured(one_pass, joined(one_pass, many))
 
 
@@ -152,26 +152,33 @@ def class_of(sample: Sample) -> int:
 # --- figure and tables -----------------------------------------------------------------------------------------------
 
 
-def draw(measured: dict[str, Curves]) -> Figure:
+def draw(measured: dict[str, Measured]) -> Figure:
     """One column per model, one row per score, as figure 2 (A) of the paper with confidence bands."""
     drawing = Figure(figsize=(5.4 * len(measured), 3.9 * len(SCORES_SHOWN)), layout="constrained")
     FigureCanvasAgg(drawing)
     axes = drawing.subplots(len(SCORES_SHOWN), len(measured), squeeze=False)
     for row, score in zip(axes, SCORES_SHOWN, strict=True):
-        for axis, (name, curves) in zip(row, measured.items(), strict=True):
+        for axis, (name, found) in zip(row, measured.items(), strict=True):
             for position, method in enumerate(SHOWN):
-                line(axis, curves, Series(method, "morf"), score, COLOURS[position], "-")
-            line(axis, curves, Series("random", "random"), score, BASELINE, ":")
-            axis.set_title(f"{SUBJECTS[name].title}, {len(curves.records)} photos", fontsize=10)
+                curves = holder(found, Series(method, "morf"))
+                if curves is not None:
+                    line(axis, curves, Series(method, "morf"), score, COLOURS[position], "-")
+            line(axis, found.one_pass, Series("random", "random"), score, BASELINE, ":")
+            axis.set_title(f"{SUBJECTS[name].title}, {len(found.one_pass.records)} photos", fontsize=10)
             axis.set_ylabel(f"{SCORES[score]}\n{FORMULAS[score]}", fontsize=9)
             axis.set_xlabel("patches of 9×9 replaced")
-            axis.set_xlim(0, curves.steps)
+            axis.set_xlim(0, found.one_pass.steps)
             axis.set_ylim(bottom=0)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             for edge in ("top", "right"):
                 axis.spines[edge].set_visible(False)
     axes[0, 0].legend(fontsize=8, frameon=False, loc="lower right")
     return drawing
+
+
+def holder(found: Measured, series: Series) -> Curves | None:
+    """The larger set of photos on which a method was measured."""
+    return next((curves for curves in (found.one_pass, found.all) if curves and series in curves.series), None)
 
 
 def line(axis: object, curves: Curves, series: Series, score: str, colour: str, dashes: str) -> None:
@@ -181,36 +188,43 @@ def line(axis: object, curves: Curves, series: Series, score: str, colour: str, 
     axis.plot(steps, band.mean, dashes, color=colour, linewidth=1.8, label=series.method)  # type: ignore[attr-defined]
 
 
-def section(measured: dict[str, Curves], command: str, seconds: str) -> str:
+def section(measured: dict[str, Measured], command: str, seconds: str) -> str:
     """The section of docs/paper.md."""
     parts = [START, "", "![perturbation curves](images/paper-images.png)", ""]
-    for name, curves in measured.items():
-        hits = np.mean([record.best[0, 0, 0] == record.label for record in curves.records])
-        skipped = f", {len(curves.skipped)} skipped" if curves.skipped else ""
+    for name, found in measured.items():
+        records = found.one_pass.records
+        hits = np.mean([record.best[0, 0, 0] == record.label for record in records])
+        skipped = f", {len(found.one_pass.skipped)} skipped" if found.one_pass.skipped else ""
         parts += [
-            f"### {SUBJECTS[name].title}: {len(curves.records)} photos{skipped}, {hits:.0%} of them classified rightly",
+            f"### {SUBJECTS[name].title}: {len(records)} photos{skipped}, {hits:.0%} of them classified rightly",
             "",
-            *table(curves),
+            *table(found),
             "",
         ]
     return "\n".join([*parts, f"Command: `{command}`; seed 0. {seconds}".strip(), "", END])
 
 
-def table(curves: Curves) -> list[str]:
+def table(found: Measured) -> list[str]:
+    """A row per method, on as many photos as it was measured on; differences are paired by photo."""
+    heading = "| method | photos | AOPC, relative | − random | − SA | AOPC, logit | − random | − SA | log p at 40 |"
+    sets = [found.one_pass, *([found.all] if found.all is not None else [])]
+    rows: dict[Series, tuple[float, str]] = {}
+    for curves in sets:
+        areas = {score: {a.series: a for a in curves.areas(score)} for score in SCORES_SHOWN}
+        for series in (series for series in curves.series if series not in rows):
+            rows[series] = areas["relative"][series].aopc.mean, row(curves, series, areas)
+    ordered = sorted(rows.values(), key=lambda entry: -entry[0])
+    return [heading, "|---|---|---|---|---|---|---|---|---|", *(text for _, text in ordered)]
+
+
+def row(curves: Curves, series: Series, areas: dict[str, dict[Series, Area]]) -> str:
     sensitivity = Series("sensitivity", "morf")
-    heading = "| method | AOPC, relative | − random | − SA | AOPC, logit | − random | − SA | log p lost at 40, nats |"
-    rows = [heading, "|---|---|---|---|---|---|---|---|"]
-    areas = {score: {a.series: a for a in curves.areas(score)} for score in SCORES_SHOWN}
-    for series in sorted(curves.series, key=lambda s: -areas["relative"][s].aopc.mean):
-        cells = [series.method]
-        for score in SCORES_SHOWN:
-            area = areas[score][series]
-            above = curves.minus(series, sensitivity, score) if series != sensitivity else None
-            cells += [f"{area.aopc.mean:.3f}", interval(area.minus_random), interval(above)]
-        lost = curves.band(series, "log-probability").mean
-        cells.append(f"{lost[min(40, curves.steps)]:.2f}")
-        rows.append("| " + " | ".join(cells) + " |")
-    return rows
+    cells = [series.method, str(len(curves.records))]
+    for score in SCORES_SHOWN:
+        above = curves.minus(series, sensitivity, score) if series != sensitivity else None
+        cells += [f"{areas[score][series].aopc.mean:.3f}", interval(areas[score][series].minus_random), interval(above)]
+    lost = curves.band(series, "log-probability").mean
+    return "| " + " | ".join([*cells, f"{lost[min(40, curves.steps)]:.2f}"]) + " |"
 
 
 def interval(band: Band | None) -> str:
@@ -235,6 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photos", type=Path, required=True, help="INDEX_WNID_label.jpg each")
     parser.add_argument("--model", choices=SUBJECTS, action="append", help="default: all")
     parser.add_argument("--count", type=int, default=200, help="photos, at most")
+    parser.add_argument("--many", type=int, default=66, help="photos for methods of many passes; 0 leaves them out")
     parser.add_argument("--store", type=Path, default=Path("paper-images"), help="where measurements are kept")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     parser.add_argument("--note", default="", help="a sentence on the run, for the page")
@@ -243,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured = {name: measure(SUBJECTS[name], choices) for name in names}
     save_figure(draw(measured), choices.docs / "images" / "paper-images.png")
     command = "python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
-    put(choices.docs / "paper.md", section(measured, f"{command} --count {choices.count}", choices.note))
+    put(choices.docs / "paper.md", section(measured, f"{command} --many {choices.many}", choices.note))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,9 @@ largest relevance for the predicted class first:
 
     SA  Σ |∂f/∂e|        LRP  Σ R over the word's embedding, under two presets        random  any order
 
-Posts are drawn with the seed from those of the test half that have at least as many words as are deleted.
+Posts are drawn with the seed from those of the test half that have at least as many words as are deleted. `--texts 0`
+takes the whole half but posts without a known word; a shorter post keeps its last value once its words are gone. What is
+measured is kept in --store, so a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +32,9 @@ from _newsgroups import encode, load_newsgroups  # noqa: E402
 from onnxlrp import Explainer  # noqa: E402
 from onnxlrp.curves import Protocol, measure_curves  # noqa: E402
 from onnxlrp.data import Sample, Sidecar  # noqa: E402
-from onnxlrp.model import Model, read  # noqa: E402
+from onnxlrp.model import read  # noqa: E402
 from onnxlrp.perturbation.statistics import Curves, Series  # noqa: E402
+from onnxlrp.perturbation.words import embedding_of, word_regions  # noqa: E402
 from onnxlrp.report.curve_files import draw_curves, save_figure  # noqa: E402
 
 MODEL = ROOT / "sample_models" / "topics_textcnn" / "model.onnx"
@@ -44,12 +48,6 @@ METHODS: dict[str, dict[str, Any]] = {
 SHOWN = (0, 1, 2, 5, 10, 20, 30, 40, 50)
 
 
-def embedding_of(model: Model) -> str:
-    """The tensor behind the lookup of the tokens."""
-    (tokens,) = model.graph.inputs
-    return next(use.node.outputs[0].name or "" for use in tokens.uses() if use.node.op_type == "Gather")
-
-
 def posts(path: Path, count: int, words: int, seed: int) -> tuple[list[Sample], dict[str, int]]:
     """Samples of one post each, and their true classes."""
     sidecar = Sidecar.beside(MODEL)
@@ -58,24 +56,30 @@ def posts(path: Path, count: int, words: int, seed: int) -> tuple[list[Sample], 
     _, test, _ = load_newsgroups(path)
     rows = encode(test.texts, vocabulary, LENGTH)
     lengths = (rows != 0).sum(axis=1)
-    chosen = np.random.default_rng(seed).permutation(np.flatnonzero(lengths >= words))[:count]
+    long_enough = np.flatnonzero(lengths >= (words if count else 1))
+    chosen = np.random.default_rng(seed).permutation(long_enough)[: count or None]
     samples = [Sample(str(index), {"tokens": rows[index : index + 1, : lengths[index]]}) for index in chosen]
     return samples, {str(index): int(test.labels[index]) for index in chosen}
-
-
-def word_regions(sample: Sample) -> np.ndarray[Any, Any]:
-    """One region per word, through its whole embedding."""
-    return np.arange(sample.arrays["tokens"].shape[1])[:, None]
 
 
 def measure(choices: argparse.Namespace) -> Curves:
     """All curves over the posts."""
     model = read(MODEL)
-    inputs = [embedding_of(model)]
-    explainers = {name: Explainer(model, inputs=inputs, **asked) for name, asked in METHODS.items()}
+    embedding = embedding_of(model)
+    assert embedding is not None
+    explainers = {name: Explainer(model, inputs=[embedding], **asked) for name, asked in METHODS.items()}
     samples, labels = posts(choices.data, choices.texts, choices.words, choices.seed)
-    protocol = Protocol(choices.words, replace="constant", seed=choices.seed, labels=word_regions, labels_name="words")
-    return measure_curves(explainers, samples, protocol, label=lambda sample: labels[sample.name])
+    regions: Callable[[Sample], Any] = lambda sample: word_regions(sample, rank=2)  # noqa: E731
+    protocol = Protocol(choices.words, replace="constant", seed=choices.seed, labels=regions, labels_name="words")
+    store = choices.store / "textcnn.jsonl"
+    return measure_curves(
+        explainers, samples, protocol, label=lambda sample: labels[sample.name], store=store, resume=True, progress=tell
+    )
+
+
+def tell(done: int) -> None:
+    if done % 100 < 16:
+        print(f"{done} posts", flush=True)
 
 
 def accuracy(curves: Curves, series: Series) -> np.ndarray[Any, Any]:
@@ -113,7 +117,8 @@ def put(page: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Word deletion on 20 Newsgroups.")
     parser.add_argument("data", type=Path, help="JSON lines, gzip: split, label, text")
-    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--texts", type=int, default=1000, help="posts; 0 = the whole test half")
+    parser.add_argument("--store", type=Path, default=Path("paper-text"), help="where measurements are kept")
     parser.add_argument("--words", type=int, default=50, help="how many are deleted")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")

@@ -118,7 +118,12 @@ def _gray(spectrum: Values) -> NDArray[np.uint8]:
 
 
 def _bands_first(array: NDArray[Any], axes: str, sidecar: Sidecar) -> Values | None:
-    """(band, frame) of features with a time axis and many bands; None where there is one channel along time."""
+    """(band, frame) of features with a time axis and many bands; None where there is one channel along time.
+
+    Flattened features have the sidecar's `size`: [frames, bands].
+    """
+    if sidecar.size is not None and array.size == sidecar.size[0] * sidecar.size[1]:
+        return np.asarray(array, np.float64).reshape(sidecar.size).T
     kept = [(letter, size) for letter, size in zip(axes, array.shape, strict=True) if size > 1]
     if len(kept) != 2:
         return None
