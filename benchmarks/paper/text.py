@@ -9,8 +9,8 @@ largest relevance for the predicted class first:
     SA  Σ |∂f/∂e|        LRP  Σ R over the word's embedding, under two presets        random  any order
 
 Posts are drawn with the seed from those of the test half that have at least as many words as are deleted. `--texts 0`
-takes the whole half but posts without a known word; a shorter post keeps its last value once its words are gone. What is
-measured is kept in --store, so a killed run goes on where it stopped.
+takes the whole half but posts without a known word; a shorter post keeps its last value when its words are gone. What
+is measured is kept in --store, so a killed run goes on where it stopped.
 """
 
 from __future__ import annotations
