@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import wave
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from nets import Array, Net
+from onnxlrp_cli import main
 from PIL import Image
 from shared import SHARED, needs
 
@@ -266,6 +269,17 @@ def test_explain_draws_a_series_and_names_its_windows(tmp_path: Path) -> None:
         assert picture.width == 1200
     first = json.loads((tmp_path / "out" / "explain.json").read_text())["inputs"][0]["windows"][0][0]
     assert first["channel"] == "middle" and 1.2 <= first["from"] < first["to"] <= 1.6
+
+
+def test_windows_of_a_series_are_regions_of_a_curve(tmp_path: Path) -> None:
+    """Replacing the window of the bump by zero takes the whole score at once."""
+    words = [str(bump_model(tmp_path)), str(walk(tmp_path / "walk.csv")), "-o", str(tmp_path / "out"), "--json"]
+    words += ["--region", "20", "--steps", "3", "--replace", "constant", "--score", "logit", "--provider", "cpu"]
+    done = CliRunner().invoke(main, ["curve", *words])
+    assert done.exit_code == 0, done.output
+    rows = list(csv.DictReader((tmp_path / "out" / "curve.csv").read_text().splitlines()))
+    falls = [float(row["mean"]) for row in rows if row["method"].startswith("lrp") and row["score"] == "logit"]
+    assert falls[1] > 0.9 * max(falls) > 0
 
 
 def test_explain_draws_a_spectrogram_under_its_waveform(tmp_path: Path) -> None:
