@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
 
+from onnxlrp import lists
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, Unsupported, at_node
 from onnxlrp.plan import Decision, Inside, Plan, Region
@@ -81,7 +82,7 @@ def _collect(emit: Emit, arrived: dict[ir.Value, list[ir.Value]], value: ir.Valu
     if not parts:
         return None
     if len(parts) > 1:
-        arrived[value] = parts = [emit.total(parts, value)]
+        arrived[value] = parts = [lists.total(emit, parts, value)]
     return parts[0]
 
 
@@ -113,6 +114,8 @@ def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | 
             dims = step.facts.dims(unit.outputs[0])
             checked.append(unbroadcast(step.emit, step.facts, contribution, operand, dims))
         else:
+            if lists.is_list(operand):
+                contribution.type = lists.LIST
             checked.append(contribution)
     return checked
 
@@ -133,6 +136,15 @@ class _Body:
         explained = set(inside.region.explained)
         self.signals = frozenset(index for index, value in enumerate(self.inputs) if value in explained)
         self.targets = frozenset(index for index, value in enumerate(self.outputs) if value in inside.region.targets)
+
+    def reached(self, outputs: Iterable[int]) -> set[int]:
+        """The inputs that relevance of these outputs goes down to."""
+        region = self._inside.region
+        found = {self.outputs[index] for index in outputs}
+        for decision in reversed(region.decisions):
+            if not found.isdisjoint(decision.unit.outputs):
+                found.update(region.facts.signals_into(decision.unit))
+        return {index for index in self.signals if self.inputs[index] in found}
 
     def copy(self, emit: Emit, inputs: Sequence[ir.Value]) -> Copy:
         """Write the nodes of the graph with other inputs in place of its own."""
@@ -170,7 +182,7 @@ class _Copy:
 
         def account(name: str, taken: ir.Value) -> None:
             name = f"{decision.unit.name}: {name}"
-            total = emit.sum(taken, keepdims=False)
+            total = lists.sum_of(emit, taken)
             self.kept[name] = emit.Add(self.kept[name], total) if name in self.kept else total
 
         return account

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxlrp import lists
 from onnxlrp.backward import Watcher
 from onnxlrp.emit import Emit
 from onnxlrp.findings import LedgerRow
@@ -61,7 +62,7 @@ class Ledger:
             for value in arrived:
                 if value is not None:
                     self._note(emit, decision, ARRIVED, value)
-                    self._note(emit, decision, ARRIVED_SIZE, emit.Abs(value))
+                    self._note(emit, decision, ARRIVED_SIZE, lists.absolute(emit, value))
             for value in handed_on:
                 if value is not None:
                     self._note(emit, decision, HANDED_ON, value)
@@ -70,7 +71,7 @@ class Ledger:
 
     def _note(self, emit: Emit, decision: Decision, name: str, value: ir.Value) -> None:
         self._entries.append((decision, name))
-        self._sums.append(emit.Reshape(emit.sum(value, keepdims=False), [1]))
+        self._sums.append(emit.Reshape(lists.sum_of(emit, value), [1]))
 
     def total(self, emit: Emit) -> ir.Value:
         """All sums in one vector; one zero where nothing flowed."""

@@ -258,6 +258,109 @@ def branch_inside_scan_inside_loop() -> Net:
     return Net(nodes, inputs, [tensor("y", 3)], feeds, constants)
 
 
+# --- lists and optional tensors --------------------------------------------------------------------------------------
+
+PLACES = {"two": np.array(2, np.int64), "last": np.array(-1, np.int64), "first": np.array(0, np.int64)}
+
+
+def edited_list(**attributes: Any) -> Net:
+    """Every operator on lists, positions from both ends, a list that is read twice."""
+    nodes = [
+        node("Mul", ["a", "b"], ["c"]),
+        node("SequenceConstruct", ["a", "c", "a"], ["l0"]),
+        node("SequenceInsert", ["l0", "b"], ["l1"]),
+        node("SequenceInsert", ["l1", "c", "last"], ["l2"]),
+        node("SequenceErase", ["l2", "first"], ["l3"]),
+        node("SequenceErase", ["l3"], ["l4"]),
+        node("SequenceAt", ["l4", "last"], ["d"]),
+        node("SequenceAt", ["l2", "two"], ["e"]),
+        node("Mul", ["d", "e"], ["f"]),
+        node("SequenceInsert", ["l4", "f", "first"], ["l5"]),
+        node("ConcatFromSequence", ["l5"], ["y"], **attributes),
+    ]
+    feeds = {"a": numbers(2, 3), "b": numbers(2, 3, seed=1)}
+    dims = ("long", 3) if not attributes.get("new_axis") else (2, "long", 3)
+    return Net(nodes, [tensor("a", 2, 3), tensor("b", 2, 3)], [tensor("y", *dims)], feeds, PLACES)
+
+
+def pieces(sizes: Array | None, **attributes: Any) -> Net:
+    nodes = [
+        node("SplitToSequence", ["x", "" if sizes is None else "sizes"], ["l"], axis=1, **attributes),
+        node("SequenceAt", ["l", "first"], ["a"]),
+        node("SequenceErase", ["l", "first"], ["rest"]),
+        node("Mul", ["a", "w"], ["b"]),
+        node("SequenceInsert", ["rest", "b"], ["turned"]),
+        node("ConcatFromSequence", ["turned"], ["y"], axis=1, new_axis=int(attributes.get("keepdims") == 0)),
+    ]
+    feeds = {"x": numbers(2, 4, 3), "w": numbers(3)}
+    constants = PLACES | ({} if sizes is None else {"sizes": sizes})
+    return Net(nodes, [tensor("x", 2, "t", 3), tensor("w", 3)], [tensor("y", 2, "t", 3)], feeds, constants)
+
+
+def list_in_a_branch(taken: bool) -> Net:
+    then = graph(
+        [node("Neg", ["x"], ["n"]), node("SequenceInsert", ["l", "n"], ["l_then"])], [], [listed("l_then", "b", 3)]
+    )
+    other = graph([node("SequenceConstruct", ["w", "x"], ["l_else"])], [], [listed("l_else", "b", 3)])
+    nodes = [
+        node("SequenceConstruct", ["x", "w"], ["l"]),
+        node("If", ["c"], ["chosen"], then_branch=then, else_branch=other),
+        node("ConcatFromSequence", ["chosen"], ["y"], axis=0),
+    ]
+    feeds = {"x": numbers(2, 3), "w": numbers(1, 3), "c": np.array(taken)}
+    return Net(nodes, [tensor("x", "b", 3), tensor("w", 1, 3), truth("c")], [tensor("y", "n", 3)], feeds)
+
+
+def listed(name: str, *dims: int | str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_sequence_value_info(name, TensorProto.FLOAT, dims)
+
+
+def list_filled_by_a_loop() -> Net:
+    """As torch writes `for …: outputs.append(h)` and `torch.stack(outputs, 1)`; every turn reads another list."""
+    body = graph(
+        [
+            node("SequenceAt", ["rows", "t"], ["row"]),
+            node("Mul", ["row", "h_before"], ["product"]),
+            node("Add", ["product", "row"], ["h"]),
+            node("SequenceInsert", ["l", "h"], ["longer"]),
+            node("Identity", ["go"], ["go_on"]),
+        ],
+        [whole("t"), truth("go"), tensor("h_before", "b", 3), listed("l", "b", 3)],
+        [truth("go_on"), tensor("h", "b", 3), listed("longer", "b", 3)],
+    )
+    nodes = [
+        node("SplitToSequence", ["x"], ["rows"], axis=1, keepdims=0),
+        node("SequenceLength", ["rows"], ["turns"]),
+        node("SequenceEmpty", [], ["none"]),
+        node("Loop", ["turns", "", "h0", "none"], ["last", "l_all"], body=body),
+        node("ConcatFromSequence", ["l_all"], ["y"], axis=1, new_axis=1),
+    ]
+    feeds = {"x": numbers(2, 4, 3), "h0": numbers(2, 3)}
+    inputs = [tensor("x", "b", "t", 3), tensor("h0", "b", 3)]
+    return Net(nodes, inputs, [tensor("y", "b", "t", 3), tensor("last", "b", 3)], feeds)
+
+
+def optional_tensor(given: bool) -> Net:
+    kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["b", 3]))
+    then = graph([node("Tanh", ["x"], ["t"]), node("Optional", ["t"], ["some"])], [], [_of("some", kind)])
+    other = graph([node("Optional", [], ["none"], type=kind.optional_type.elem_type)], [], [_of("none", kind)])
+    used = graph(
+        [node("OptionalGetElement", ["o"], ["t2"]), node("Mul", ["t2", "x"], ["p"])], [], [tensor("p", "b", 3)]
+    )
+    unused = graph([node("Mul", ["x", "x"], ["q"])], [], [tensor("q", "b", 3)])
+    nodes = [
+        node("If", ["c"], ["o"], then_branch=then, else_branch=other),
+        node("OptionalHasElement", ["o"], ["has"]),
+        node("If", ["has"], ["y"], then_branch=used, else_branch=unused),
+    ]
+    feeds = {"x": numbers(2, 3), "c": np.array(given)}
+    return Net(nodes, [tensor("x", "b", 3), truth("c")], [tensor("y", "b", 3)], feeds, opset=18)
+
+
+def _of(name: str, kind: onnx.TypeProto) -> onnx.ValueInfoProto:
+    return helper.make_value_info(name, kind)
+
+
 NETS: dict[str, Callable[[], Net]] = {
     "an RNN as Scan": rnn_as_scan,
     "an RNN as Scan with fed weights": rnn_with_fed_weights,
@@ -270,6 +373,17 @@ NETS: dict[str, Callable[[], Net]] = {
     "a branch, taken": lambda: branches(1.0),
     "the other branch": lambda: branches(-1.0),
     "a branch in a Scan in a Loop": branch_inside_scan_inside_loop,
+    "a list, edited and joined": lambda: edited_list(axis=0),
+    "a list, edited and stacked": lambda: edited_list(axis=1, new_axis=1),
+    "pieces of one size": lambda: pieces(np.array(1, np.int64)),
+    "pieces of many sizes": lambda: pieces(np.array([1, 2, 1], np.int64)),
+    "slices": lambda: pieces(None, keepdims=0),
+    "slices of one, as torch writes them": lambda: pieces(np.array(1, np.int64), keepdims=0),
+    "a list from a branch": lambda: list_in_a_branch(True),
+    "a list from the other branch": lambda: list_in_a_branch(False),
+    "a list filled by a loop": list_filled_by_a_loop,
+    "an optional tensor": lambda: optional_tensor(True),
+    "no optional tensor": lambda: optional_tensor(False),
 }
 
 CASES = [(name, output.name) for name, make in NETS.items() for output in make().outputs]

@@ -15,6 +15,7 @@ from onnxlrp.prepare.inside import infer_inside
 from onnxlrp.prepare.integer_logits import show_logits
 from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
+from onnxlrp.prepare.one_by_one import drop_axis_as_run
 from onnxlrp.prepare.time_first import put_time_first
 from onnxlrp.prepare.unsigned import make_unsigned
 from onnxlrp.prepare.widen import widen
@@ -29,6 +30,7 @@ def prepare(model: Model) -> Model:
     proto = model.copy()
     done = [
         put_time_first(proto),
+        drop_axis_as_run(proto),
         infer_inside(proto),
         observe_unknown(proto),
         infer_inside(proto),

@@ -6,6 +6,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     deformable,
     indexing,
     linear,
+    lists,
     movement,
     no_signal,
     normalisation,

@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxlrp import lists
+from onnxlrp.body import BodyEmit
 from onnxlrp.errors import Unsupported
-from onnxlrp.graph import RANDOM, subgraphs
+from onnxlrp.graph import RANDOM, operands, subgraphs
 from onnxlrp.rules.registry import Contribution, Family, Operator, Subgraph, register
-from onnxlrp.rules.scan import BodyEmit
 from onnxlrp.rules.step import Body, Copy, Step
 
 Arrived = Sequence[ir.Value | None]
@@ -68,7 +69,7 @@ def if_(step: Step, arrived: Arrived) -> list[Contribution]:
     for inner, copy, found in ways:
         for index in reached:
             operand = step.raw(index)
-            inner.give(found[operand] if operand in found else inner.zeros_like(operand))
+            inner.give(found[operand] if operand in found else lists.zeros_like(inner, operand))
         for name in kept:
             inner.give(copy.kept.get(name, inner.constant(0.0)))
     then, otherwise = (inner.graph for inner, _, _ in ways)
@@ -129,6 +130,8 @@ def scan(step: Step, arrived: Arrived) -> list[Contribution]:
     for index in reached:
         inner.give(found[inputs[index]], _rank(body.inputs[index]))
     inner.first_inputs(back.carried)
+    if not inner.graph.outputs:
+        return [None] * step.count
     results = emit.nodes(
         "Scan",
         *back.starts,
@@ -207,7 +210,7 @@ def loop(step: Step, arrived: Arrived) -> list[Contribution]:
     back = _Backwards(step, body, inner, arrived, last)
     with inner.active():
         now = inner.Sub(inner.Sub(turns, 1), turn)
-        goes_on_as_is = inner.constant(np.full(_sizes(body.inputs[GOES_ON]), True), np.bool_)
+        goes_on_as_is = inner.constant(np.full(_sizes(body.inputs[GOES_ON]), True))
         inputs = [inner.Reshape(now, _sizes(body.inputs[TURN])), goes_on_as_is, *(get(inner, now) for get in before)]
         for value, like in zip(inputs, body.inputs, strict=True):
             if value is not goes_on_as_is:
@@ -219,8 +222,11 @@ def loop(step: Step, arrived: Arrived) -> list[Contribution]:
     inner.give(goes_on)
     for value in after:
         inner.give(value)
+    _without_lists(step, inner, inputs)
     inner.first_inputs([turn, goes_on, *back.carried])
-    results = emit.nodes("Loop", turns, None, *back.starts, outputs=len(after), body=inner.graph)
+    if not after:
+        return [None] * step.count
+    results = emit.nodes("Loop", turns, True, *back.starts, outputs=len(after), body=inner.graph)
     return back.contributions(results)
 
 
@@ -230,24 +236,29 @@ def _loop_forward(step: Step, body: Body) -> tuple[ir.Value, Sequence[ir.Value],
     inputs = [inner.input("state", like=value) for value in body.inputs]
     copy = body.copy(inner, inputs)
     states = range(FIRST_STATE, len(inputs))
-    listed = [i for i in states if not _keeps_shape(body.inputs[i], body.outputs[i - 1])]
-    lists = [inner.input("list", kind=ir.SequenceType(ir.TensorType(_dtype(body.inputs[i])))) for i in listed]
+    never = [i for i in states if lists.is_list(body.inputs[i])]
+    listed = [i for i in states if i not in never and not _keeps_shape(body.inputs[i], body.outputs[i - 1])]
+    carried = [inner.input("list", kind=ir.SequenceType(ir.TensorType(_dtype(body.inputs[i])))) for i in listed]
     for value in copy.outputs[: len(states) + 1]:
         inner.give(value)
-    for i, value in zip(listed, lists, strict=True):
+    for i, value in zip(listed, carried, strict=True):
         inner.give(inner.SequenceInsert(value, inputs[i]))
-    stacked = [i for i in states if i not in listed]
+    stacked = [i for i in states if i not in listed and i not in never]
     for value in [inputs[TURN], *(inputs[i] for i in stacked)]:
         inner.give(value)
     operands = [step.unit.inputs[i] if i < len(step.unit.node.inputs) else None for i in range(FIRST_STATE)]
     operands += [step.raw(i) for i in states]
+    operands[GOES_ON] = emit.constant(True) if operands[GOES_ON] is None else operands[GOES_ON]
     empty = [emit.SequenceEmpty(dtype=int(_dtype(body.inputs[i]))) for i in listed]
-    count = 2 * len(states) + 1
+    count = len(states) + len(listed) + 1 + len(stacked)
     found = emit.nodes("Loop", *operands, *empty, outputs=count, body=inner.graph)
     last, found = found[: len(states)], found[len(states) :]
+    for value, state in zip(last, body.inputs[FIRST_STATE:], strict=True):
+        value.type = state.type
     kept = dict(zip([*listed, TURN, *stacked], found, strict=True))
     turns = emit.Squeeze(emit.Shape(kept[TURN]), [0])
-    return turns, last, [_from_list(kept[i]) if i in listed else _from_stack(kept[i]) for i in states]
+    ways = {i: _from_list(kept[i]) if i in listed else _from_stack(kept[i]) for i in [*listed, *stacked]}
+    return turns, last, [ways.get(i, _of_no_turn) for i in states]
 
 
 def _keeps_shape(before: ir.Value, after: ir.Value) -> bool:
@@ -269,6 +280,29 @@ def _rank(value: ir.Value) -> int | None:
 
 def _dtype(value: ir.Value) -> ir.DataType:
     return value.dtype or ir.DataType.FLOAT
+
+
+def _of_no_turn(inner: BodyEmit, turn: ir.Value) -> ir.Value:
+    """In place of a state that is a list: there are no lists of lists to keep it in."""
+    return inner.fresh("SequenceEmpty", dtype=int(ir.DataType.FLOAT))
+
+
+def _without_lists(step: Step, inner: BodyEmit, inputs: Sequence[ir.Value]) -> None:
+    """Errors: Unsupported where the way back reads a list that the loop carries."""
+    waiting = [value.producer() for value in inner.graph.outputs]
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        for value in operands(node) if node is not None else ():
+            producer = value.producer() if value is not None else None
+            if value in inputs and value is not None and lists.is_list(value):
+                raise Unsupported(
+                    f"{step.unit} reads a list that it carries from turn to turn, and the way back needs it as it was "
+                    "in each turn. Lists that a loop only extends are fine, and so are tensors that grow."
+                )
+            if producer is not None and producer not in seen:
+                seen.add(producer)
+                waiting.append(producer)
 
 
 def _from_list(kept: ir.Value) -> AtTurn:
@@ -297,22 +331,21 @@ class _Backwards:
         self.ranks: list[int | None] = []
         self.carried: list[ir.Value] = []
         self.states: list[ir.Value | None] = []
+        live = _live_states(body, arrived)
         for (output, state), value in zip(body.feedback, last, strict=True):
-            if state in body.signals:
+            if state in live:
                 relevance = arrived[output]
+                relevance = lists.zeros_like(step.emit, value) if relevance is None else relevance
                 self._states.append(state)
-                self.states.append(
-                    self._carry(
-                        step.emit.zeros_like(value) if relevance is None else relevance, _rank(body.inputs[state])
-                    )
-                )
+                self.states.append(self._carry(relevance, body.inputs[state]))
             else:
                 self.states.append(None)
 
-    def _carry(self, start: ir.Value, rank: int | None) -> ir.Value:
+    def _carry(self, start: ir.Value, like: ir.Value | None) -> ir.Value:
         self.starts.append(start)
-        self.ranks.append(rank)
-        self.carried.append(self._inner.input("carried"))
+        self.ranks.append(0 if like is None else _rank(like))
+        kind = lists.LIST if like is not None and lists.is_list(like) else None
+        self.carried.append(self._inner.input("carried", kind=kind))
         return self.carried[-1]
 
     def turn(self, inputs: Sequence[ir.Value], arrived: Arrived) -> tuple[dict[ir.Value, ir.Value], list[ir.Value]]:
@@ -320,16 +353,17 @@ class _Backwards:
         step, inner = self._step, self._inner
         copy = self._body.copy(inner, inputs)
         found = copy.back(arrived)
-        after = [found[inputs[i]] if inputs[i] in found else inner.zeros_like(inputs[i]) for i in self._states]
+        states = [inputs[i] for i in self._states]
+        after = [found[value] if value in found else lists.zeros_like(inner, value) for value in states]
         for index in step.signals:
             if index >= len(step.unit.node.inputs) and step.raw(index) in found:
                 self._outside.append(index)
                 operand = step.raw(index)
-                total = self._carry(step.emit.zeros_like(operand), _rank(operand))
-                after.append(inner.Add(total, found[operand]))
+                so_far = self._carry(lists.zeros_like(step.emit, operand), operand)
+                after.append(lists.total(inner, [so_far, found[operand]], operand))
         for name, value in copy.kept.items():
             self._kept.append(name)
-            after.append(inner.Add(self._carry(step.emit.constant(0.0), 0), value))
+            after.append(inner.Add(self._carry(step.emit.constant(0.0), None), value))
         return found, after
 
     def contributions(self, results: Sequence[ir.Value]) -> list[Contribution]:
@@ -347,6 +381,17 @@ def _report(step: Step, names: Sequence[str], values: Sequence[ir.Value]) -> Non
     for name, value in zip(names, values, strict=False):
         assert step.account is not None
         step.account(name, value)
+
+
+def _live_states(body: Body, arrived: Arrived) -> set[int]:
+    """The states that relevance reaches in some turn."""
+    outputs = {index for index, relevance in enumerate(arrived) if relevance is not None}
+    while True:
+        states = body.reached(outputs) & {state for _, state in body.feedback}
+        handed_on = {output for output, state in body.feedback if state in states} & body.targets
+        if handed_on <= outputs:
+            return states | {state for output, state in body.feedback if output in outputs and state in body.signals}
+        outputs |= handed_on
 
 
 def _only(body: Body, arrived: Arrived) -> list[ir.Value | None]:

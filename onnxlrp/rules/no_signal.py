@@ -16,6 +16,7 @@ no_signal(
     "makes its values from sizes, bounds or attributes alone",
     "Constant",
     "ConstantOfShape",
+    "SequenceEmpty",
     "Range",
     "HannWindow",
     "HammingWindow",

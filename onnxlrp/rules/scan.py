@@ -7,51 +7,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxlrp.emit import Emit, Literal
+from onnxlrp.body import BodyEmit
+from onnxlrp.emit import Emit
 
 Values = Sequence[ir.Value]
 Body = Callable[[Emit, Values, Values], tuple[Values, Values]]
 """(writer, states, what the scanned tensors hold now) → (states afterwards, what is kept of this step)."""
-
-
-class BodyEmit(Emit):
-    """Writes the body of a loop. Constants, names and stamps are those of the graph around it, which it can read."""
-
-    def __init__(self, outside: Emit) -> None:
-        imports = dict(outside.graph.opset_imports)
-        super().__init__(ir.Graph([], [], nodes=[], opset_imports=imports, name="step"), outside.opset)
-        self._outside = outside
-        self._names = outside._names
-        self.stamp, self.scope = outside.stamp, outside.scope
-
-    def constant(self, literal: Literal, dtype: object = None) -> ir.Value:
-        return self._outside.constant(literal, dtype)
-
-    def input(self, name: str, like: ir.Value | None = None, kind: ir.TypeProtocol | None = None) -> ir.Value:
-        """A new input of the body: float32, or of another's type and shape, or of some type."""
-        kind = kind or (like.type if like is not None else None) or ir.TensorType(ir.DataType.FLOAT)
-        shape = like.shape if like is not None else None
-        value = ir.Value(name=self.new_name(f"{self.scope}/{name}"), type=kind, shape=shape)
-        self.graph.inputs.append(value)
-        return value
-
-    def first_inputs(self, values: Values) -> None:
-        """Put some of the inputs in front, in this order."""
-        rest = [value for value in self.graph.inputs if value not in values]
-        del self.graph.inputs[:]
-        self.graph.inputs.extend([*values, *rest])
-
-    def give(self, value: ir.Value, rank: int | None = None, dtype: ir.DataType | None = None) -> None:
-        """One more output, by a node of its own even where the value is an output already.
-
-        rank : onnxruntime wants to know it of what a Scan gives, and cannot always infer it
-        """
-        output = self.node("Identity", value)
-        while output in self.graph.outputs:
-            output = self.node("Identity", output)
-        if rank is not None:
-            output.shape, output.dtype = ir.Shape([None] * rank), dtype or ir.DataType.FLOAT
-        self.graph.outputs.append(output)
 
 
 def scan(

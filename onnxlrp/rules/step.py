@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -45,6 +45,9 @@ class Body(Protocol):
     signals: frozenset[int]
     targets: frozenset[int]
     feedback: tuple[tuple[int, int], ...]
+
+    def reached(self, outputs: Iterable[int]) -> set[int]:
+        """The inputs that relevance of these outputs goes down to."""
 
     def copy(self, emit: Emit, inputs: Sequence[ir.Value]) -> Copy:
         """Write the nodes of the graph with other inputs in place of its own."""
