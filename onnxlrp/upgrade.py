@@ -20,6 +20,9 @@ LOWEST_OPSET = 16
 BROADCAST_BY_RANK = 7
 """From this opset on shapes are aligned at their last axes; before, `axis` said where the second one begins."""
 
+SCAN_WITH_BATCH = 8
+"""The one opset whose Scan counts samples on the first axis."""
+
 HALF_PIXELS = 11
 """From this opset on Resize says where its samples lie; before, they lay at i / scale, rounded down."""
 
@@ -39,6 +42,8 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
         _align_at_the_end(proto)
     before = {name: node for node in proto.graph.node for name in node.output}
     _refuse_hardmax_of_a_matrix(proto, where)
+    if entry.version == SCAN_WITH_BATCH:
+        _refuse_scan_with_batch(proto, where)
     upgraded = _convert(proto, entry.version, where)
     if entry.version < HALF_PIXELS:
         _sample_as_before(upgraded, before)
@@ -62,6 +67,16 @@ def _convert(proto: onnx.ModelProto, version: int, where: str) -> onnx.ModelProt
     if not upgraded.metadata_props:
         onnx.helper.set_model_props(upgraded, metadata)
     return upgraded
+
+
+def _refuse_scan_with_batch(proto: onnx.ModelProto, where: str) -> None:
+    """The converter forgets the batch that a Scan of opset 8 runs along."""
+    found = [node.name or node.output[0] for node in proto.graph.node if node.op_type == "Scan"]
+    if found:
+        raise Unsupported(
+            f"{where} has a Scan of opset 8 ({', '.join(found)}), which runs along a batch as well; no later opset has "
+            "that. Export the model again with opset 9 or higher."
+        )
 
 
 def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto]) -> None:

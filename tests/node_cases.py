@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import control_nets
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -336,4 +337,4 @@ def _own_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]
     found: dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]]] = {}
     for case in cases:
         found.setdefault(case[1].graph.node[0].op_type, []).append(case)
-    return found
+    return found | control_nets.cases()

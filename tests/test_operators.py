@@ -51,7 +51,7 @@ WITHOUT_GRADIENT = {
 
 __all__ = ["FIXED", "WITHOUT_GRADIENT", "check_operator", "has_cases"]
 
-REFUSALS = ("training mode", "The statistics of")
+REFUSALS = ("training mode", "The statistics of", "Scan of opset 8")
 """What a rule may refuse at any time; everything else may be refused only where sizes are known at run time alone."""
 
 OWN_RECORD = {o.op_type for o in operators() if not o.domain and o.op_type not in WITHOUT_GRADIENT}
