@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.compile import Compiled, Request, compile_model
-from onnxlrp.differences import gradient_agrees
+from onnxlrp.differences import gradient_agrees, nearby
 from onnxlrp.errors import ModelError
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
@@ -94,7 +94,7 @@ def verify(
     findings = [
         _forward_equals(model, explainer, feeds, providers),
         gradient_agrees(gradient, feeds, seed),
-        _lrp0_is_gradient_times_input(original, gradient, feeds, shared),
+        _lrp0_is_gradient_times_input(original, gradient, feeds, shared, seed),
         _finite(compiled, found),
         _promises(rows, ledger.sizes(found[compiled.ledger or ""])),
     ]
@@ -179,8 +179,12 @@ def _original(
     return runs(session), note
 
 
-def _lrp0_is_gradient_times_input(model: Model, gradient: Explainer, feeds: Arrays, shared: dict[str, Any]) -> Finding:
+def _lrp0_is_gradient_times_input(
+    model: Model, gradient: Explainer, feeds: Arrays, shared: dict[str, Any], seed: int
+) -> Finding:
     """On layers that are linear or homogeneous, LRP-0 is gradient × input, biases or not.
+
+    Next to the input, because LRP-0 hands nothing on where a layer is exactly 0, as a centred column may be.
 
     Both run without fusions, node by node: where a pooling window nearly ties, rounding must choose the same winner.
     """
@@ -195,6 +199,8 @@ def _lrp0_is_gradient_times_input(model: Model, gradient: Explainer, feeds: Arra
     )
     if other:
         return Finding(name, True, None, None, "", f"not applicable: the model has {', '.join(other[:5])}")
+    random = np.random.default_rng(seed)
+    feeds = {n: nearby(a, random) if a.dtype.kind == "f" else a for n, a in feeds.items()}
     zero = compile_model(model, _lrp0_request(gradient))
     found = Session(zero.model, shared["providers"], optimise=False).run(feeds)
     derivative = Session(gradient.compiled.model, shared["providers"], optimise=False).run(feeds)

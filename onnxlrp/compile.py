@@ -194,7 +194,8 @@ def _declare(emit: Emit, graph: ir.Graph, value: ir.Value, name: str, like: ir.V
     output = emit.node("Identity", value)
     while output in graph.outputs:
         output = emit.node("Identity", output)
-    while any(v.name == name for v in [*graph.inputs, *graph.outputs]):
+    taken = names_in(graph)
+    while name in taken:
         name = f"onnxlrp/{name}"
     output.name = name
     output.dtype = ir.DataType.FLOAT

@@ -7,6 +7,7 @@ confirms it, and where none does, nothing is claimed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -51,13 +52,16 @@ def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
     if not floats:
         return Finding(NAME, True, None, None, "", "not applicable: no floating-point input is explained")
     random = np.random.default_rng(seed)
-    point = feeds | {n: _nearby(feeds[n], random) for n in floats}
+    point = feeds | {n: nearby(feeds[n], random) for n in floats}
     forward, detail = _differentiable(gradient, point)
     probe = _Probe(forward, point, frozen_seed(gradient, point))
     if not np.isfinite(probe.here):
         return Finding(NAME, True, None, None, "", "not applicable: the model's own output is not finite here")
     found = {n: gradient.explain(point, target=probe.seed).relevance[n].astype(np.float64) for n in floats}
     directions = [{n: _direction(found[n], random) for n in floats} for _ in range(DIRECTIONS)]
+    if not any(array.any() for array in found.values()) and probe.is_flat(directions):
+        where = str(gradient.plan.steps[0]) if gradient.plan.steps else "the model"
+        return Finding(NAME, True, None, None, "", f"not applicable: {where} is constant almost everywhere")
     errors = [error for error in (probe.best_error(along, found) for along in directions) if error is not None]
     if not errors:
         return Finding(NAME, True, None, None, "", "not applicable: every difference drowns in float32's rounding")
@@ -81,7 +85,7 @@ def frozen_seed(explainer: Explainer, feeds: Arrays) -> np.ndarray[Any, Any]:
     return np.asarray(seed.reshape(y.shape))
 
 
-def _nearby(array: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
+def nearby(array: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
     """The array with noise of 1 % of its range."""
     scale = 0.01 * float(np.ptp(array)) or 0.01
     return np.asarray(array + scale * random.standard_normal(array.shape), array.dtype)
@@ -162,6 +166,12 @@ class _Probe:
                 (here - under, self.point, below),
             )
         ]
+
+    def is_flat(self, directions: Sequence[Arrays]) -> bool:
+        """Whether small steps change nothing: the model jumps elsewhere, and has no slope here."""
+        size = max(float(np.abs(self.point[n]).mean()) for along in directions for n in along) or 1.0
+        steps = [sign * 1e-4 * size for sign in (1.0, -1.0)]
+        return all(self._score(self._moved(along, step)) == self.here for along in directions for step in steps)
 
     @staticmethod
     def _expected(direction: Arrays, gradient: Arrays, to: Arrays, start: Arrays) -> float:

@@ -100,8 +100,7 @@ class Explainer:
         self.preset = self._choose_preset(preset, sidecar.preset)
         if isinstance(self.method, Pass):
             _ = self._planned
-        else:
-            self._require_floats()
+        self._require_floats()
 
     def over(self, model: Model, method: str) -> Explainer:
         """Another method on another form of the same model, which explains the same tensors."""
@@ -280,12 +279,13 @@ class Explainer:
 
     def _require_floats(self) -> None:
         """Methods that move their input by small amounts need one that can be moved."""
-        if self.method.name == "random":
+        if self.method.name == "random" or (isinstance(self.method, Pass) and not self.method.reference):
             return
         for value in self._endpoints[1]:
-            if value.dtype is not None and not value.dtype.is_floating_point():
+            compares_numbers = isinstance(self.method, Pass) and value.dtype != ir.DataType.STRING
+            if value.dtype is not None and not value.dtype.is_floating_point() and not compares_numbers:
                 raise ChoiceError(
-                    f"The method '{self.method.name}' moves its input by small amounts, and '{value.name}' holds "
+                    f"The method '{self.method.name}' moves its input, or compares it, and '{value.name}' holds "
                     f"{value.dtype.name.lower()}. Name the float tensor behind it (an embedding) with inputs=[…]."
                 )
 
@@ -403,8 +403,21 @@ class Explainer:
             warnings += [text for text in map(self._outside_box, feeds.items()) if text]
         if conservation is not None and (unusual := _unusual_share(conservation)):
             warnings.append(unusual)
+        warnings += self._flat(found)
         broken = [name for name, array in found.relevance.items() if not np.isfinite(array).all()]
         return warnings + [f"The relevance of '{name}' holds NaN or infinity." for name in broken]
+
+    def _flat(self, found: Found) -> list[str]:
+        """A sentence where a gradient is 0 because the model is made of steps."""
+        if isinstance(self.method, Probe) or self.method.name == "lrp":
+            return []
+        steps = self.plan.steps
+        if not steps or any(array.any() for array in found.relevance.values()):
+            return []
+        return [
+            f"Every gradient is 0: {steps[0]} is constant almost everywhere, and so is the model. "
+            "Take a method that does not look at slopes: lrp, occlusion or finite-difference with a large step."
+        ]
 
     def _outside_box(self, item: tuple[str, np.ndarray[Any, Any]]) -> str:
         """Measured elsewhere: a violated box turned a heatmap's correlation to −0.91, so it is worth a sentence."""

@@ -16,7 +16,17 @@ from onnxlrp.session import Arrays, run_batched
 Count = Callable[[int], None]
 """Told how many samples are done."""
 
-DEFINED_ON_NAN = frozenset({"Imputer", "TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble", "IsNaN"})
+DEFINED_ON_NAN = frozenset(
+    {"Imputer", "TreeEnsembleClassifier", "TreeEnsembleRegressor", "TreeEnsemble", "LabelEncoder", "IsNaN"}
+)
+
+MOVES_ONLY = frozenset({"Identity", "Cast", "Concat", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"}) | {
+    "ArrayFeatureExtractor",
+    "FeatureVectorizer",
+    "Gather",
+    "Slice",
+    "Split",
+}
 
 
 class Feeding:
@@ -48,9 +58,7 @@ class Feeding:
         return {name: self._checked(np.asarray(x[name]), value) for name, value in self.inputs.items()}
 
     def _checked(self, array: np.ndarray[Any, Any], value: ir.Value) -> np.ndarray[Any, Any]:
-        uses = value.uses()
-        nonfinite_is_fine = bool(uses) and all(use.node.op_type in DEFINED_ON_NAN for use in uses)
-        return check_array(array, value, self.fixed_batch, nonfinite_is_fine)
+        return check_array(array, value, self.fixed_batch, takes_missing(value))
 
     @cached_property
     def fixed_batch(self) -> int | None:
@@ -118,6 +126,8 @@ def check_array(
     """
     name = value.name
     wanted = value.dtype.numpy() if value.dtype is not None else array.dtype
+    if value.dtype == ir.DataType.STRING:
+        array, wanted = _texts(array, value), np.dtype(object)
     if array.dtype != wanted:
         same_kind = array.dtype.kind == np.dtype(wanted).kind or (
             np.dtype(wanted).kind == "f" and array.dtype.kind in "iub"
@@ -145,3 +155,31 @@ def check_array(
             f"The input '{name}' holds {array[where]} at {list(where)}; NaN and infinity have no relevance."
         )
     return array
+
+
+def _texts(array: np.ndarray[Any, Any], value: ir.Value) -> np.ndarray[Any, Any]:
+    """Texts as onnxruntime takes them.  Errors: InputError where there are others."""
+    texts = array.astype(object)
+    strange = [item for item in texts.reshape(-1).tolist() if not isinstance(item, str)]
+    if strange:
+        raise InputError(f"The input '{value.name}' takes texts, and got {strange[0]!r} ({type(strange[0]).__name__}).")
+    return texts
+
+
+def takes_missing(value: ir.Value) -> bool:
+    """Whether everything that reads a tensor, through what only moves its values, is defined on missing ones."""
+    waiting, seen = [value], {value}
+    while waiting:
+        current = waiting.pop()
+        uses = list(current.uses())
+        if not uses and not current.is_graph_output():
+            return False
+        for use in uses:
+            if use.node.op_type in DEFINED_ON_NAN:
+                continue
+            if use.node.op_type not in MOVES_ONLY:
+                return False
+            fresh = [output for output in use.node.outputs if output not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+    return True

@@ -291,3 +291,19 @@ def _run_node(node: ir.Node, inputs: Sequence[np.ndarray[Any, Any] | None]) -> S
         return list(onnx.reference.ReferenceEvaluator(model).run(None, feeds))
     except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return [None] * len(proto.output)  # the reference does not cover every operator: then it is not known here
+
+
+def a_category(value: ir.Value) -> str:
+    """A text that what reads this input knows; "" where nobody says what it knows."""
+    waiting, seen = [value], {value}
+    while waiting:
+        for use in waiting.pop().uses():
+            for name in ("cats_strings", "keys_strings", "classes_strings", "pool_strings"):
+                known = use.node.attributes.get(name)
+                if known is not None and len(known.value):
+                    first = known.value[0]
+                    return first.decode() if isinstance(first, bytes) else str(first)
+            fresh = [output for output in use.node.outputs if output not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+    return ""

@@ -21,7 +21,11 @@ from onnxlrp.plan import Decision
 from onnxlrp.rules.registry import Family
 from onnxlrp.rules.step import Account, Step
 
-ARRIVED, ARRIVED_SIZE, HANDED_ON = "arrived", "|arrived|", "handed on"
+ARRIVED, ARRIVED_SIZE, HANDED_ON, HANDED_ON_SIZE = "arrived", "|arrived|", "handed on", "|handed on|"
+ROUNDED = 5e-4
+"""Share of Σ|handed on| that counts as size: shares far larger than what arrived, of either sign, are only as exact as
+float32 is on them (4 · 2⁻²³ of a tolerance of 1e-3)."""
+
 BY_DESIGN, UNEXPLAINED = "rule (does not conserve by design)", "unexplained"
 
 
@@ -66,6 +70,7 @@ class Ledger:
             for value in handed_on:
                 if value is not None:
                     self._note(emit, decision, HANDED_ON, value)
+                    self._note(emit, decision, HANDED_ON_SIZE, emit.Abs(value))
 
         return watch
 
@@ -88,11 +93,11 @@ class Ledger:
         return [_row(decision, entries) for decision, entries in found.items()]
 
     def sizes(self, sums: np.ndarray[Any, Any]) -> list[float]:
-        """Σ|R| that arrived per layer, the scale for tolerances."""
+        """Σ|R| that arrived per layer, and what float32 rounds of what was handed on: the scale for tolerances."""
         found: dict[Decision, float] = dict.fromkeys(self._decisions, 0.0)
         for (decision, name), value in zip(self._entries, sums[: len(self._entries)], strict=True):
-            if name == ARRIVED_SIZE:
-                found[decision] += float(value)
+            if name in (ARRIVED_SIZE, HANDED_ON_SIZE):
+                found[decision] += float(value) * (ROUNDED if name == HANDED_ON_SIZE else 1.0)
         return list(found.values())
 
 
@@ -102,7 +107,9 @@ def _is_float(operand: ir.Value | None, facts: Facts) -> bool:
 
 def _row(decision: Decision, entries: dict[str, float]) -> LedgerRow:
     arrived, handed_on = entries.get(ARRIVED, 0.0), entries.get(HANDED_ON, 0.0)
-    taken = {name: value for name, value in entries.items() if name not in (ARRIVED, ARRIVED_SIZE, HANDED_ON)}
+    taken = {
+        name: value for name, value in entries.items() if name not in (ARRIVED, ARRIVED_SIZE, HANDED_ON, HANDED_ON_SIZE)
+    }
     rest = arrived - handed_on - sum(taken.values())
     taken[BY_DESIGN if decision.conserves == "not" else UNEXPLAINED] = rest
     return LedgerRow(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.errors import InputError
+from onnxlrp.graph import a_category
 from onnxlrp.model import Model
 from onnxlrp.session import Arrays, Session
 
@@ -76,7 +77,7 @@ def _array(
     value: ir.Value, shape: list[int], floats: Draw, integers: Draw, random: np.random.Generator
 ) -> np.ndarray[Any, Any]:
     if value.dtype == ir.DataType.STRING:
-        return np.full(shape, "a", object)
+        return np.full(shape, a_category(value) or "a", object)
     dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
     is_float = value.dtype is None or value.dtype.is_floating_point()
     return np.asarray((floats if is_float else integers)(random, shape)).astype(dtype)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxlrp.errors import ChoiceError, no_such
-from onnxlrp.graph import FLOATS, operands
+from onnxlrp.graph import FLOATS, READ_AS, operands
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 _SAME_ELEMENTS = frozenset(
@@ -136,6 +136,14 @@ def _scores(value: ir.Value) -> ir.Value:
         node = found.producer()
         if found.dtype in FLOATS and found is not value:
             return found
+        if (
+            node is not None
+            and node.op_type == "Where"
+            and READ_AS in node.metadata_props
+            and node.inputs[2] is not None
+        ):
+            found = node.inputs[2]
+            continue
         if node is None or node.op_type not in _LABELS or node.inputs[0] is None:
             break
         data = 1 if node.op_type in ("Gather", "ArrayFeatureExtractor") and node.inputs[0].producer() is None else 0
@@ -158,15 +166,25 @@ def _logits(value: ir.Value) -> ir.Value:
         node = _before_rounding(found.producer())
         if node is not None and (shown := _integer_logits(node)) is not None:
             return shown
-        if node is None or node.domain or node.inputs[0] is None or node.inputs[0].dtype not in FLOATS:
+        if node is None or node.domain or node.inputs[0] is None or _holds_no_floats(node):
             return value
         if node.op_type in _PROBABILITIES:
             return node.inputs[0]
+        if node.op_type == "Where" and READ_AS in node.metadata_props and node.inputs[2] is not None:
+            found = node.inputs[2]
+            continue
         if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
+            return spelled_out
+        if node.op_type == "Exp" and (spelled_out := _log_softmax_in_pieces(node.inputs[0].producer())) is not None:
             return spelled_out
         if node.op_type not in _SAME_ELEMENTS:
             return value
         found = node.inputs[0]
+
+
+def _holds_no_floats(node: ir.Node) -> bool:
+    operand = node.inputs[2] if READ_AS in node.metadata_props and len(node.inputs) > 2 else node.inputs[0]
+    return operand is None or operand.dtype not in FLOATS
 
 
 def _before_rounding(node: ir.Node | None) -> ir.Node | None:
@@ -201,6 +219,18 @@ def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:
         return exponential.inputs[0]
     largest = _behind_movement(shifted.inputs[1])
     return shifted.inputs[0] if largest is not None and largest.op_type == "ReduceMax" else exponential.inputs[0]
+
+
+def _log_softmax_in_pieces(node: ir.Node | None) -> ir.Value | None:
+    """x of x − log Σ exp x, as skl2onnx spells out a softmax of log-likelihoods."""
+    if node is None or node.op_type != "Sub" or node.domain:
+        return None
+    total = _behind_movement(node.inputs[1])
+    return (
+        node.inputs[0]
+        if total is not None and total.op_type == "ReduceLogSumExp" and total.inputs[0] is node.inputs[0]
+        else None
+    )
 
 
 def _behind_movement(value: ir.Value | None) -> ir.Node | None:

@@ -98,6 +98,8 @@ def default_choice(layer: Layer, linear: Rule) -> Choice:
         Family.CHOICE: (WinnerTakesAll(), "choice"),
         Family.NORMALISATION: (Own(), "normalisation"),
         Family.CONTROL: (EachLayer(), "control flow"),
+        Family.STEPS: (Own(), "the operator's own rule"),
+        Family.KERNEL: (Own(), "kernel machine"),
     }
     return by_family[layer.family]
 

@@ -44,6 +44,8 @@ WITHOUT_GRADIENT = {
         ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "IsNaN", "IsInf"), "gives truth values"
     ),
     **dict.fromkeys(("And", "Or", "Xor", "Not"), "works on truth values"),
+    **dict.fromkeys(("ArgMax", "ArgMin"), "gives positions"),
+    "StringNormalizer": "works on texts",
     "QuantizeLinear": "gives whole numbers",
     "DequantizeLinear": "reads whole numbers",
 }

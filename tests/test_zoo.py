@@ -10,15 +10,8 @@ import pytest
 from shared import SHARED, needs
 
 from onnxlrp.checks import verify
-from onnxlrp.errors import Unsupported
 
 ZOO = SHARED / "zoo"
-
-LATER = {
-    "dianna--coffee": "TreeEnsembleClassifier",
-    "sklearn-onnx--pipeline_titanic": "ai.onnx.ml Imputer, Scaler, OneHotEncoder, LinearClassifier",
-}
-"""Models that need operators of a later milestone, and which."""
 
 
 def models() -> list[Path]:
@@ -37,15 +30,6 @@ def folders() -> list[object]:
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("folder", folders())
 def test_a_real_model_passes_verify(folder: Path) -> None:
-    reason = next((why for name, why in LATER.items() if folder.name.startswith(name[:80])), "")
     feeds = dict(np.load(folder / "input.npz", allow_pickle=False))
-    if reason:
-        try:
-            verdict = verify(folder / "model.onnx", feeds)
-        except Unsupported as error:
-            pytest.skip(f"{reason}: {str(error).splitlines()[0]}")
-        if not verdict.holds:
-            pytest.skip(reason)
-        pytest.fail(f"{folder.name} passes now: take it out of LATER")
     verdict = verify(folder / "model.onnx", feeds)
     assert verdict.holds, str(verdict)

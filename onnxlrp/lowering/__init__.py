@@ -3,6 +3,7 @@
 from onnxlrp.lowering import (  # noqa: F401 - importing registers
     activations,
     attention,
+    classical,
     linear,
     normalisation,
     products,

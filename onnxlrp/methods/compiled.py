@@ -70,8 +70,8 @@ def _absolute(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
 
 
 def _times_input(emit: Emit, x: ir.Value, found: ir.Value) -> ir.Value:
-    """Tokens are multiplied by their embedding where they look it up, never by their number."""
-    if _looks_up(x):
+    """Tokens are multiplied by their embedding where they look it up, never by their number, and texts by nothing."""
+    if x.dtype == ir.DataType.STRING or _looks_up(x):
         return found
     floats = x if x.dtype == ir.DataType.FLOAT else emit.Cast(x, to=ir.DataType.FLOAT)
     return emit.Mul(floats, found)

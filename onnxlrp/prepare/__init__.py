@@ -16,6 +16,7 @@ from onnxlrp.prepare.integer_logits import show_logits
 from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.one_by_one import drop_axis_as_run
+from onnxlrp.prepare.sigmoids import write_sigmoids
 from onnxlrp.prepare.time_first import put_time_first
 from onnxlrp.prepare.unsigned import make_unsigned
 from onnxlrp.prepare.widen import widen
@@ -38,6 +39,7 @@ def prepare(model: Model) -> Model:
         make_batch_dynamic(proto),
         widen(proto),
         lower(proto),
+        write_sigmoids(proto),
         observe_unknown(proto),
         make_unsigned(proto),
         show_logits(proto),

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxlrp.errors import InputError, ModelError
+from onnxlrp.graph import a_category
 from onnxlrp.session import Arrays, Session
 from onnxlrp.storage import array_of
 
@@ -139,6 +140,9 @@ def random_feeds(model: ir.Model, random: np.random.Generator) -> Arrays:
         assert value.shape is not None
         shape = [d if isinstance(d, int) else 8 for d in value.shape]
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
+        if dtype.kind == "O":
+            feeds[value.name or ""] = np.full(shape, a_category(value), object)
+            continue
         is_float = dtype.kind == "f"
         feeds[value.name or ""] = (random.random(shape) if is_float else random.integers(0, 2, shape)).astype(dtype)
     return feeds

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, Unsupported
-from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, Facts
+from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, READ_AS, Facts
 from onnxlrp.lowering import Fused, find_lowering, has_view, refusal
 from onnxlrp.lowering.function import expand, function_of
 from onnxlrp.prepare.infer import fill_in_shapes
@@ -49,7 +49,8 @@ def origin(node: ir.Node) -> dict[str, str]:
 
 
 def _is_fused(node: ir.Node, integers: bool) -> bool:
-    return not blocks(node) and lookup(node.op_type, node.domain) is None and (integers or not has_view(node))
+    known = lookup(node.op_type, node.domain) is not None or READ_AS in node.metadata_props
+    return not blocks(node) and not known and (integers or not has_view(node))
 
 
 def _replace(emit: Emit, facts: Facts, node: ir.Node) -> bool:
@@ -64,7 +65,7 @@ def _replace(emit: Emit, facts: Facts, node: ir.Node) -> bool:
             if outputs is None:
                 emit.graph.remove(written)
                 return False
-            _take_over(emit, node, outputs, written)
+            take_over(emit, node, outputs, written)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise Defect(
             f"{type(error).__name__} while writing out {node.op_type} '{node.name}': {error}\n"
@@ -96,7 +97,7 @@ def _parts(fused: Fused) -> list[ir.Value | None] | None:
     return outputs
 
 
-def _take_over(emit: Emit, node: ir.Node, values: Sequence[ir.Value | None], written: Sequence[ir.Node]) -> None:
+def take_over(emit: Emit, node: ir.Node, values: Sequence[ir.Value | None], written: Sequence[ir.Node]) -> None:
     """Give the new values the names, types and users of the node's outputs, and remove the node."""
     graph, taken = emit.graph, set[ir.Value]()
     for old, value in zip(node.outputs, values, strict=True):

@@ -10,6 +10,11 @@ from onnxlrp.graph import FLOATS
 from onnxlrp.prepare.dynamic_batch import random_feeds
 from onnxlrp.session import Session
 
+SMALL_WEIGHTS = 1 << 20
+
+ELEMENTWISE = {"Scaler": ir.DataType.FLOAT, "Normalizer": ir.DataType.FLOAT, "Imputer": None, "Binarizer": None}
+"""Operators of ai.onnx.ml with one value for each, and the type they give; None where it stays."""
+
 
 def observe_unknown(model: ir.Model) -> str:
     """Run the model once on made-up numbers and note type and shape of every tensor that has none, in place.
@@ -19,8 +24,9 @@ def observe_unknown(model: ir.Model) -> str:
     returns: what was done, in words; "" when nothing was unknown, or the model does not run on made-up numbers.
     """
     graph = model.graph
+    _keep_shapes(graph)
     unknown = {v.name for node in graph for v in node.outputs if v.name and (v.shape is None or v.dtype is None)}
-    if not unknown or any(value.shape is None for value in graph.inputs):
+    if not (unknown or _is_tabular(graph)) or any(value.shape is None for value in graph.inputs):
         return ""
     shown = model.clone()
     visible = {value.name for value in shown.graph.outputs}
@@ -39,4 +45,39 @@ def observe_unknown(model: ir.Model) -> str:
             if value.name in unknown and isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
                 value.dtype = ir.DataType.from_numpy(array.dtype)
                 value.shape = ir.Shape(array.shape if fixed else [None] * array.ndim)
-    return f"Types and ranks of {len(unknown)} tensors were read off one run."
+    wrong = [value.name or "" for value in graph.outputs if _corrected(value, found.get(value.name or ""))]
+    notes = [f"Types and ranks of {len(unknown)} tensors were read off one run."] if unknown else []
+    notes += (
+        [f"The file declares another size of {', '.join(wrong)} than a run gives; the run is right."] if wrong else []
+    )
+    return " ".join(notes)
+
+
+def _keep_shapes(graph: ir.Graph) -> None:
+    """Operators of tables that the standard's inference knows nothing of: one value for each."""
+    for node in graph:
+        if node.domain == "ai.onnx.ml" and node.op_type in ELEMENTWISE and node.inputs[0] is not None:
+            node.outputs[0].shape = node.inputs[0].shape
+            dtype = node.outputs[0].dtype or ELEMENTWISE[node.op_type] or node.inputs[0].dtype
+            if dtype is not None:
+                node.outputs[0].dtype = dtype
+
+
+def _is_tabular(graph: ir.Graph) -> bool:
+    """Small models of tables, whose exporters are careless about the sizes they declare; their run costs nothing."""
+    weights = sum(v.const_value.size for v in graph.initializers.values() if v.const_value is not None)
+    return weights < SMALL_WEIGHTS and all(v.shape is not None and len(v.shape) <= 2 for v in graph.inputs)
+
+
+def _corrected(value: ir.Value, array: object) -> bool:
+    """Give an output the sizes that it has, where the file fixes others.  returns: whether it did"""
+    if not isinstance(array, np.ndarray) or value.shape is None:
+        return False
+    if len(value.shape) != array.ndim:
+        value.shape = ir.Shape([None] * array.ndim)
+        return True
+    pairs = list(zip(value.shape, array.shape, strict=True))
+    if all(not isinstance(d, int) or d == s for d, s in pairs):
+        return False
+    value.shape = ir.Shape([d if not isinstance(d, int) else s for d, s in pairs])
+    return True

@@ -4,7 +4,9 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     arithmetic,
     control,
     deformable,
+    encoders,
     indexing,
+    kernels,
     linear,
     lists,
     movement,
@@ -21,6 +23,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     sampling,
     softmax,
     spectral,
+    trees,
 )
 from onnxlrp.rules.decompositions import AlphaBeta, Decomposition, Epsilon, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 from onnxlrp.rules.named import RULES, parse_rule

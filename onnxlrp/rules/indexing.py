@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.rules.crossing import STABILISER, in_proportion
 from onnxlrp.rules.movement import pad_back, send_back
-from onnxlrp.rules.registry import Contribution, choice, lookup, movement
+from onnxlrp.rules.registry import Contribution, choice, lookup, movement, nothing_flows, steps
 from onnxlrp.rules.step import Step
 
 # --- reading by index ------------------------------------------------------------------------------------------------
@@ -95,13 +96,20 @@ def top_k(step: Step, cotangents: Sequence[Contribution]) -> list[Contribution]:
 
 @movement("Where", elementwise=True)
 def where(step: Step, g: ir.Value) -> list[Contribution]:
-    """Each branch gets what was taken from it; the walk sums over broadcasting."""
+    """Each branch gets what was taken from it; the walk sums over broadcasting.
+
+    Where they are the constants 0 and 1, it is the condition as a number, and passes relevance as truth values do.
+    """
     emit, condition = step.emit, step.raw(0)
     return [
-        None,
+        g if step.signals == (0,) and _is_bit(step.constant(1)) and _is_bit(step.constant(2)) else None,
         emit.Where(condition, g, 0.0) if step.signal(1) else None,
         emit.Where(condition, 0.0, g) if step.signal(2) else None,
     ]
+
+
+def _is_bit(constant: np.ndarray[Any, Any] | None) -> bool:
+    return constant is not None and constant.dtype.kind in "fiu" and bool(np.isin(constant, (0, 1)).all())
 
 
 @movement("OneHot")
@@ -201,3 +209,18 @@ _SCATTERS: dict[str, _Scatter] = {
     "max": _choose,
     "min": _choose,
 }
+
+
+# --- positions -------------------------------------------------------------------------------------------------------
+
+
+def to_the_winner(step: Step, relevance: ir.Value) -> list[Contribution]:
+    """The element whose position was chosen gets what the position got."""
+    emit, axis = step.emit, step.axis()
+    position, given = step.unit.outputs[0], relevance
+    if not step.attribute("keepdims"):
+        position, given = emit.Unsqueeze(position, [axis]), emit.Unsqueeze(relevance, [axis])
+    return [emit.ScatterElements(emit.zeros_like(step.raw(0)), position, given, axis=axis)]
+
+
+steps("ArgMax", "ArgMin", relevance=to_the_winner, source="a position's relevance is its element's")(nothing_flows)

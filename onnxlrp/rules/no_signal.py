@@ -29,12 +29,10 @@ no_signal(
 )
 no_signal(
     "gives positions, not values",
-    "ArgMax",
-    "ArgMin",
     "NonZero",
     "NonMaxSuppression",
     "Hardmax",
 )
-no_signal("works on text", "StringConcat", "StringNormalizer", "StringSplit", "RegexFullMatch")
+no_signal("works on text", "StringConcat", "StringSplit", "RegexFullMatch")
 no_signal("decodes a compressed image", "ImageDecoder")
 no_signal("asks whether there is a value, or how many", "OptionalHasElement", "SequenceLength")

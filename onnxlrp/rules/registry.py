@@ -40,6 +40,8 @@ class Family(enum.Enum):
     PRODUCT = "product of signals: a gate gets nothing, otherwise in equal parts"
     NORMALISATION = "normalisation: standard deviation (or norm) held constant"
     SOFTMAX = "softmax: Taylor expansion"
+    STEPS = "steps: its derivative is 0 almost everywhere; relevance by its own rule"
+    KERNEL = "kernel machine: Taylor expansion at its nearest root"
     RECURRENT = "recurrent: gates get nothing, sums by epsilon"
     UNKNOWN = "unknown operator: a stand-in that the user names"
     CONTROL = "control flow: each layer inside by its own rule"
@@ -190,6 +192,11 @@ def inflows(node: ir.Node) -> tuple[Contribution, ...]:
     return tuple(operand for index, operand in enumerate(operands(node)) if index not in steering)
 
 
+def nothing_flows(step: Step, g: Any) -> list[Contribution]:
+    """The gradient of what is constant almost everywhere."""
+    return [None] * step.count
+
+
 # --- the ways to write an entry --------------------------------------------------------------------------------------
 
 
@@ -221,6 +228,7 @@ movement = _entry(Family.MOVEMENT, nonnegative=Keeps.INPUTS)
 choice = _entry(Family.CHOICE)
 normalisation = _entry(Family.NORMALISATION, conserves="up to epsilon")
 general = _entry(Family.POINTWISE)
+steps = _entry(Family.STEPS)
 softmax_like = _entry(Family.SOFTMAX, conserves="not")
 
 
