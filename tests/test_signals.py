@@ -113,6 +113,20 @@ def test_every_width_of_wave_reads_back(tmp_path: Path, width: int) -> None:
     assert np.abs(heard.waveform - values).max() < 2.5 / 2 ** (8 * width - 1)
 
 
+def test_other_formats_are_read_where_a_library_is_there(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    values = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE) / RATE)
+    with av.open(str(tmp_path / "a.flac"), "w") as container:
+        stream = container.add_stream("flac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.rint(values * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate = RATE
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    heard = read_sound(tmp_path / "a.flac")
+    assert heard.rate == RATE
+    assert np.abs(heard.waveform - values).max() < 1e-4
+
+
 def test_channels_are_averaged(tmp_path: Path) -> None:
     heard = read_sound(write_wave(tmp_path / "a.wav", np.array([0.5, 0.25, -0.5, 0.0]), channels=2))
     np.testing.assert_allclose(heard.waveform, [0.375, -0.25], atol=1e-4)

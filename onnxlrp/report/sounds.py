@@ -38,7 +38,10 @@ class SoundMap:
     sound: Sound | None = None
     percentile: float | None = None
     limit: float | None = None
-    legend: str = ""
+
+    @property
+    def legend(self) -> str:
+        return self._moments().legend
 
     @property
     def panel(self) -> Panel:
