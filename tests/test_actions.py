@@ -55,6 +55,20 @@ def by_place(relevance: NDArray[np.float32], axes: str) -> NDArray[np.float64]:
     return relevance.transpose(*order, rest).sum(axis=-1).astype(np.float64)
 
 
+def test_a_curve_takes_out_frames_and_counts_what_it_cannot_read(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"broken")
+    clips = [str(CLIPS / "run.mp4"), str(broken)]
+    how = ["--region", "T=1", "--replace", "constant", "--steps", "4", "--score", "logit"]
+    arguments = ["curve", str(MODELS["actions_fisher"]), *clips, "-o", str(tmp_path / "out"), *how, "--json"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    document = json.loads((tmp_path / "out" / "curve.json").read_text())
+    assert (document["samples"], [one["name"] for one in document["skipped"]]) == (1, ["broken"])
+    by_relevance, at_random = (curve["mean"][1] for curve in document["curves"])
+    assert by_relevance > at_random
+
+
 def test_a_batch_goes_on_without_the_clips_that_do_not_fit(tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()

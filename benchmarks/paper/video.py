@@ -83,7 +83,7 @@ CNN = Subject(
     "replaced by the clip's mean picture",
     "mean",
     Surroundings(spatial=(1,)),
-    {"frames": ({"T": 1}, 24, 100)},
+    {"frames": ({"T": 1}, 12, 40)},
 )
 
 
