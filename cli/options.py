@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from onnxlrp import Explainer, Model, read
+from onnxlrp.compat import COMPATS
 from onnxlrp.data import Meaning, meaning_of
 from onnxlrp.data.labels import read_labels
 from onnxlrp.errors import ChoiceError, InputError
@@ -74,6 +75,11 @@ _PLAN = (
         default="absorb",
         show_default=True,
         help="What biases do with their share.",
+    ),
+    click.option(
+        "--compat",
+        type=click.Choice(tuple(COMPATS)),
+        help="Stabiliser, bias and sign conventions of another tool (docs/parity.md).",
     ),
     click.option(
         "--box",
@@ -141,6 +147,7 @@ class Choices:
     said: dict[str, object]
     provider: str = "auto"
     batch_size: int | None = None
+    compat: str | None = None
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Choices:
@@ -164,6 +171,7 @@ class Choices:
             {key: value for key, value in said.items() if value is not None},
             given.get("provider", "auto"),
             given.get("batch_size"),
+            given.get("compat"),
         )
 
     def explainers(self, model: Model, methods: Sequence[str], meaning: Meaning) -> list[Explainer]:
@@ -191,6 +199,7 @@ class Choices:
             labels=meaning.sidecar.labels,
             logits=None if self.output else meaning.sidecar.logits,
             layout=meaning.sidecar.layout,
+            compat=self.compat if is_lrp or only else None,
             **{key: value for key, value in self.options.items() if known is None or key in known},
         )
 

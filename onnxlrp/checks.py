@@ -66,6 +66,7 @@ def verify(
     box: Box | None = None,
     labels: Sequence[str] | None = None,
     logits: str | None = None,
+    compat: str | None = None,
     seed: int = 0,
 ) -> Verdict:
     """Run every check on one batch.
@@ -82,7 +83,7 @@ def verify(
     }
     exported_for = fixed_batch(original.graph)
     original = prepare(original)
-    explainer = Explainer(original, preset=preset, rules=rules, bias=bias, box=box, **shared)
+    explainer = Explainer(original, preset=preset, rules=rules, bias=bias, box=box, compat=compat, **shared)
     feeds = explainer.checked(
         x if x is not None else sample_input(original, seed, providers, batch=2 * (exported_for or 1))
     )

@@ -36,6 +36,7 @@ class Request:
     times_output : seed with R = seed ⊙ y (LRP) rather than with the seed alone (gradients)
     reduce       : (emit, input, relevance) → what is returned for that input
     baseline     : reference input of DeepLIFT; None for methods without one
+    signed       : whether stabilisers have the sign of what they stabilise
     """
 
     title: str
@@ -50,6 +51,7 @@ class Request:
     bias: str = "absorb"
     baseline: Any = None
     metadata: dict[str, str] = field(default_factory=dict)
+    signed: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def compile_model(model: Model, request: Request, ledger: Ledger | None = None) 
     """
     graph_model, plan, output = plan_for(model, request)
     graph = graph_model.graph
-    emit = Emit(graph, model.opset)
+    emit = Emit(graph, model.opset, signed=request.signed)
     target = _input_with_default(graph, TARGET, np.array([-1], np.int64), 1)
     rank = len(output.asked.shape) if output.asked.shape is not None else 1
     seed = _input_with_default(graph, SEED, np.ones([1] * max(rank, 1), np.float32), max(rank, 1))

@@ -24,12 +24,14 @@ STEEP = 1e30
 class Emit:
     """Writes nodes into a graph: at its end, or while `placed` in front of a node.
 
-    graph : where the nodes go        opset : of the default domain (reductions are spelled differently below 18)
+    graph  : where the nodes go        opset : of the default domain (reductions are spelled differently below 18)
+    signed : whether what is stabilised moves away from zero; otherwise upwards (LXT's convention)
     """
 
-    def __init__(self, graph: ir.Graph, opset: int) -> None:
+    def __init__(self, graph: ir.Graph, opset: int, *, signed: bool = True) -> None:
         self.graph = graph
         self.opset = opset
+        self.signed = signed
         self.stamp: dict[str, str] = {}
         self.scope = "lrp"
         self._place: tuple[ir.Node, list[ir.Node]] | None = None
@@ -171,7 +173,7 @@ class Emit:
         A steep HardSigmoid is the step that is 1 from zero on; on onnxruntime's CPU provider it costs a fifth of Where.
         Source: Bach et al. 2015, the epsilon rule.
         """
-        if nonnegative:
+        if nonnegative or not self.signed:
             return self.Add(z, eps)
         step = self.HardSigmoid(z, alpha=STEEP, beta=1.0)
         return self.Add(z, self.Sub(self.Mul(step, 2.0 * eps), eps))
@@ -185,7 +187,7 @@ class Emit:
         if eps == 0:
             zero = self.Equal(z, 0.0)
             return self.Where(zero, 0.0, self.Div(r, self.Where(zero, 1.0, z)))
-        factored = self._as_product(r, z)
+        factored = self._as_product(r, z) if self.signed else None
         if factored is None:
             return self.Div(r, self.stabilise(z, eps, nonnegative=nonnegative))
         activation, multiplier = factored

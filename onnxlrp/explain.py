@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxlrp.compat import find_compat
 from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, output_in, plan_for, upstream
 from onnxlrp.cut import cut_model
 from onnxlrp.data.sidecar import Sidecar
@@ -25,6 +26,7 @@ from onnxlrp.plan import Plan
 from onnxlrp.prepare import prepare
 from onnxlrp.presets import Box, default_preset, find_preset
 from onnxlrp.rules.decompositions import ZBox
+from onnxlrp.rules.named import parse_rule
 from onnxlrp.running import AveragedRun, CompiledRun, Forward, ForwardRun, Found, Progress, Run
 from onnxlrp.session import Arrays
 from onnxlrp.storage import write_model
@@ -58,6 +60,8 @@ class Explainer:
     logits    : tensor that holds the logits, where stepping back does not find them
     layout    : axes of the input, such as "NCHW", for pictures of the result
                 (box, labels, logits and layout come from the sidecar beside the file where they are not given)
+    compat    : another tool's stabiliser, bias and sign conventions: "zennit", "lxt", "innvestigate", "toolbox" or
+                "captum"
     options   : of the method, such as steps=50 or window=(3, 8, 8)
 
     Errors: ModelError, ChoiceError, NoRule and Unsupported before anything runs.
@@ -80,8 +84,12 @@ class Explainer:
         labels: Sequence[str] | None = None,
         logits: str | None = None,
         layout: str | None = None,
+        compat: str | None = None,
         **options: Any,
     ) -> None:
+        self.compat = find_compat(compat) if compat is not None else None
+        if self.compat is not None:
+            options = self.compat.method_options(method.strip().lower().replace("_", "-"), options)
         self.model = prepare(model if isinstance(model, Model) else read(model))
         self.method = find_method(method, options)
         self.target = target
@@ -94,6 +102,8 @@ class Explainer:
         self.providers = providers
         self.batch_size = _at_least_one(batch_size)
         self.rules = dict(rules or {})
+        if self.compat is not None:
+            self.rules = {key: self.compat.rule(parse_rule(rule)) for key, rule in self.rules.items()}
         self.box = box
         self._options = options
         self._output, self._logits, self._inputs = output, logits, list(inputs) if inputs is not None else None
@@ -155,6 +165,8 @@ class Explainer:
             assert self.preset is not None
             preset = find_preset(self.preset, self.box, self._options.get("epsilon"))
             chooser, title = preset.choose, f"lrp {preset.name}"
+            if self.compat is not None:
+                chooser, title = self.compat.chooser(chooser, preset.name), f"{title} as {self.compat.name}"
         return Request(
             title,
             chooser,
@@ -168,6 +180,7 @@ class Explainer:
             self.bias,
             self._options.get("baseline", 0.0) if method.reference else None,
             self._metadata(),
+            self.compat is None or self.compat.signed,
         )
 
     def save(self, path: str | Path) -> None:
@@ -270,6 +283,8 @@ class Explainer:
             raise ChoiceError(f"Rules belong to a backward pass; the method '{self.method.name}' takes none.")
         if preset is not None or self.method.name != "lrp":
             return preset
+        if self.compat is not None and self.compat.preset is not None:
+            return self.compat.preset
         if suited is not None:
             return suited
         tensor = output_in(float_view(self.model).graph, self._endpoints[0]).tensor
@@ -297,6 +312,7 @@ class Explainer:
             "onnxlrp.method": self.method.name,
             "onnxlrp.preset": self.preset or "",
             "onnxlrp.bias": self.bias,
+            **({"onnxlrp.compat": self.compat.name} if self.compat is not None else {}),
         }
 
     # --- stages, each made when first needed -------------------------------------------------------------------------

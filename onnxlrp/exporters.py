@@ -62,13 +62,15 @@ JAX_NAMES = re.compile(r"(in_\d+|(v|var|out|bcast_out)_\d+)$")
 def exporter_of(proto: onnx.ModelProto) -> str:
     """The exporter with its version, and whether the file was quantised or optimised by onnxruntime afterwards."""
     producer, version = proto.producer_name.strip(), proto.producer_version.strip()
-    name = _shown(proto, producer)
+    name = name_of(proto)
     types = {node.op_type for node in proto.graph.node}
     finish = [*_quantised(types), *(["optimised by onnxruntime"] if _optimised(proto, producer) else [])]
     return ", ".join([f"{name} {version}".strip(), *finish])
 
 
-def _shown(proto: onnx.ModelProto, producer: str) -> str:
+def name_of(proto: onnx.ModelProto) -> str:
+    """The exporter alone: "Caffe2", "PyTorch (dynamo exporter)"."""
+    producer = proto.producer_name.strip()
     known = PRODUCERS.get(producer.lower())
     if known is not None:
         return known
