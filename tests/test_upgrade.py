@@ -80,3 +80,35 @@ def test_a_declared_shape_that_contradicts_the_nodes_is_not_believed() -> None:
     model = onnxlrp.read(old(16, "(float[2, 4] x) => (float[2, 8] y)", "y = Unsqueeze (x, a)", a=np.array([1])))
     assert list(model.graph.outputs[0].shape or ()) == [2, 1, 4]
     assert any("not believed: y" in note for note in model.notes)
+
+
+LOOP = """
+y = Loop (n, t, x) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (bool more, float[1, 2, 4, 4] r) {
+    more = Identity (go)
+    a = Unsqueeze <axes = [0]> (s)
+    c = ReduceSum <axes = [1], keepdims = 0> (a)
+    r = Mul (c, w)
+}>
+"""
+IF = """
+p = ReduceSum <keepdims = 0> (x)
+q = Greater (p, zero)
+y = If (q) <
+    then_branch = a () => (float[1, 2, 4, 4] u) { v = Squeeze <axes = [0]> (x) u = Unsqueeze <axes = [0]> (v) },
+    else_branch = b () => (float[1, 2, 4, 4] z) { z = Clip <max = 0.25> (x) }
+>
+"""
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", LOOP, n=np.int64(2), t=np.bool_(True), w=IMAGE),
+        old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", IF, zero=np.float32(0)),
+    ],
+    ids=["Loop", "If"],
+)
+def test_bodies_of_control_flow_are_upgraded_too(net: onnx.ModelProto) -> None:
+    expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]
+    model = onnxlrp.read(net)
+    np.testing.assert_allclose(Session(model.copy(), "cpu").run({"x": IMAGE})["y"], expected, rtol=1e-6)
