@@ -370,6 +370,12 @@ def test_copies_run_in_full_batches_and_heatmaps_once_per_batch(monkeypatch: pyt
     assert sum(sizes) == 4 * (1 + 2 * 9) and sizes.count(4) >= len(sizes) - 4
 
 
+def test_a_run_says_how_long_it_was_inside_onnxruntime() -> None:
+    seconds = measure_curves({"gi": explainer()}, pictures(2), protocol()).seconds
+    assert 0 < seconds["onnxruntime"] < seconds["total"]
+    assert seconds["forward"] + seconds["heatmaps"] < seconds["total"]
+
+
 def test_samples_are_read_one_batch_at_a_time() -> None:
     """So that memory does not grow with their number."""
     read: list[int] = []

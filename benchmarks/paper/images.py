@@ -2,7 +2,7 @@
 
     python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample
 
-Writes docs/images/paper-images.png and the section "Images" of docs/paper.md. Measurements are kept, per model, in
+Writes docs/images/paper-images-<model>.png and the model's part of docs/paper.md. Measurements are kept, per model, in
 --store: a killed run, or one over more photos, goes on where it stopped. Methods of many passes (integrated gradients,
 occlusion) take as long per heatmap as a hundred perturbed copies, so they see fewer photos (--many).
 """
@@ -49,7 +49,7 @@ SHOWN = (
     "integrated gradients",
 )
 SCORES_SHOWN = ("relative", "logit")
-START, END = "<!-- images: written by benchmarks/paper/images.py -->", "<!-- images: end -->"
+START, END = "<!-- {name}: written by benchmarks/paper/images.py -->", "<!-- {name}: end -->"
 EVERY = 3
 """Photos are taken in steps of this, so that the first ones already span all kinds of classes."""
 
@@ -152,27 +152,26 @@ def class_of(sample: Sample) -> int:
 # --- figure and tables -----------------------------------------------------------------------------------------------
 
 
-def draw(measured: dict[str, Measured]) -> Figure:
-    """One column per model, one row per score, as figure 2 (A) of the paper with confidence bands."""
-    drawing = Figure(figsize=(5.4 * len(measured), 3.9 * len(SCORES_SHOWN)), layout="constrained")
+def draw(title: str, found: Measured) -> Figure:
+    """One column per score, as figure 2 (A) of the paper with confidence bands."""
+    drawing = Figure(figsize=(5.4 * len(SCORES_SHOWN), 4.1), layout="constrained")
     FigureCanvasAgg(drawing)
-    axes = drawing.subplots(len(SCORES_SHOWN), len(measured), squeeze=False)
-    for row, score in zip(axes, SCORES_SHOWN, strict=True):
-        for axis, (name, found) in zip(row, measured.items(), strict=True):
-            for position, method in enumerate(SHOWN):
-                curves = holder(found, Series(method, "morf"))
-                if curves is not None:
-                    line(axis, curves, Series(method, "morf"), score, COLOURS[position], "-")
-            line(axis, found.one_pass, Series("random", "random"), score, BASELINE, ":")
-            axis.set_title(f"{SUBJECTS[name].title}, {len(found.one_pass.records)} photos", fontsize=10)
-            axis.set_ylabel(f"{SCORES[score]}\n{FORMULAS[score]}", fontsize=9)
-            axis.set_xlabel("patches of 9×9 replaced")
-            axis.set_xlim(0, found.one_pass.steps)
-            axis.set_ylim(bottom=0)
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            for edge in ("top", "right"):
-                axis.spines[edge].set_visible(False)
-    axes[0, 0].legend(fontsize=8, frameon=False, loc="lower right")
+    axes = drawing.subplots(1, len(SCORES_SHOWN))
+    for axis, score in zip(axes, SCORES_SHOWN, strict=True):
+        for position, method in enumerate(SHOWN):
+            curves = holder(found, Series(method, "morf"))
+            if curves is not None:
+                line(axis, curves, Series(method, "morf"), score, COLOURS[position], "-")
+        line(axis, found.one_pass, Series("random", "random"), score, BASELINE, ":")
+        axis.set_title(f"{title}, {len(found.one_pass.records)} photos", fontsize=10)
+        axis.set_ylabel(f"{SCORES[score]}\n{FORMULAS[score]}", fontsize=9)
+        axis.set_xlabel("patches of 9×9 replaced")
+        axis.set_xlim(0, found.one_pass.steps)
+        axis.set_ylim(bottom=0)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        for edge in ("top", "right"):
+            axis.spines[edge].set_visible(False)
+    axes[0].legend(fontsize=8, frameon=False, loc="lower right")
     return drawing
 
 
@@ -188,20 +187,25 @@ def line(axis: object, curves: Curves, series: Series, score: str, colour: str, 
     axis.plot(steps, band.mean, dashes, color=colour, linewidth=1.8, label=series.method)  # type: ignore[attr-defined]
 
 
-def section(measured: dict[str, Measured], command: str, seconds: str) -> str:
-    """The section of docs/paper.md."""
-    parts = [START, "", "![perturbation curves](images/paper-images.png)", ""]
-    for name, found in measured.items():
-        records = found.one_pass.records
-        hits = np.mean([record.best[0, 0, 0] == record.label for record in records])
-        skipped = f", {len(found.one_pass.skipped)} skipped" if found.one_pass.skipped else ""
-        parts += [
-            f"### {SUBJECTS[name].title}: {len(records)} photos{skipped}, {hits:.0%} of them classified rightly",
-            "",
-            *table(found),
-            "",
-        ]
-    return "\n".join([*parts, f"Command: `{command}`; seed 0. {seconds}".strip(), "", END])
+def section(name: str, found: Measured, command: str, note: str) -> str:
+    """A model's part of docs/paper.md."""
+    title, records = SUBJECTS[name].title, found.one_pass.records
+    hits = np.mean([record.best[0, 0, 0] == record.label for record in records])
+    skipped = f", {len(found.one_pass.skipped)} skipped" if found.one_pass.skipped else ""
+    parts = [
+        START.format(name=name),
+        "",
+        f"### {title}: {len(records)} photos{skipped}, {hits:.0%} of them classified rightly",
+        "",
+        f"![perturbation curves of {title}](images/paper-images-{name}.png)",
+        "",
+        *table(found),
+        "",
+        f"Command: `{command}`; seed 0. {note}".strip(),
+        "",
+        END.format(name=name),
+    ]
+    return "\n".join(parts)
 
 
 def table(found: Measured) -> list[str]:
@@ -235,10 +239,11 @@ def interval(band: Band | None) -> str:
     return f"**{text}**" if band.low > 0 or band.high < 0 else text
 
 
-def put(page: Path, text: str) -> None:
-    """Write a section in its place, or at the end."""
+def put(page: Path, name: str, text: str) -> None:
+    """Write a model's part in its place, or at the end."""
     content = page.read_text(encoding="utf-8") if page.exists() else "# The paper's experiments\n"
-    between = re.compile(re.escape(START) + ".*" + re.escape(END), re.DOTALL)
+    start, end = re.escape(START.format(name=name)), re.escape(END.format(name=name))
+    between = re.compile(f"{start}.*{end}", re.DOTALL)
     new = between.sub(lambda _: text, content) if between.search(content) else f"{content.rstrip()}\n\n{text}\n"
     page.write_text(new, encoding="utf-8")
 
@@ -254,11 +259,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     parser.add_argument("--note", default="", help="a sentence on the run, for the page")
     choices = parser.parse_args(arguments)
-    names = choices.model or list(SUBJECTS)
-    measured = {name: measure(SUBJECTS[name], choices) for name in names}
-    save_figure(draw(measured), choices.docs / "images" / "paper-images.png")
     command = "python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
-    put(choices.docs / "paper.md", section(measured, f"{command} --many {choices.many}", choices.note))
+    for name in choices.model or SUBJECTS:
+        found = measure(SUBJECTS[name], choices)
+        save_figure(draw(SUBJECTS[name].title, found), choices.docs / "images" / f"paper-images-{name}.png")
+        told = f"{command} --model {name} --count {choices.count} --many {choices.many}"
+        put(choices.docs / "paper.md", name, section(name, found, told, choices.note))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ MOST_ROWS, MOST_LINES = 12, 8
 COLUMNS, CELLS, WINDOWS = 400, 72, 20
 """Steps that a figure, the terminal and `explain.json` tell apart at most: longer series are summed in equal parts."""
 
-MOST_WINDOWS = 5
+MOST_WINDOWS, FEWEST = 5, 8
+"""Windows that are listed; steps that an axis needs to pass for time where no layout says so, as in states."""
+
 BLOCKS = "▁▂▃▄▅▆▇█"
 INK = "0.12"
 
@@ -114,13 +116,15 @@ class Trace:
 
 
 def trace_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style) -> Trace | None:
-    """A signal on the colours of its relevance; None for tensors inside the model, and for a single step."""
+    """A signal on the colours of its relevance; None for tensors inside the model, and for states."""
     array = sample.arrays.get(drawing.tensor)
     if array is None or array.dtype.kind not in "fiu" or array.size != drawing.relevance.size:
         return None
-    letters = drawing.axes if set(drawing.axes) & set(STEPS) else series_layout(None, drawing.relevance.ndim + 1)[1:]
+    said = (sidecar.layout or "").replace("N", "")
+    is_said = len(said) == drawing.relevance.ndim and bool(set(said) & set(STEPS))
+    letters = said if is_said else series_layout(None, drawing.relevance.ndim + 1)[1:]
     relevance = _channels_first(drawing.relevance, letters)
-    if relevance.shape[1] < 2:
+    if relevance.shape[1] < (2 if is_said else FEWEST):
         return None
     signal = _in_own_units(_channels_first(array.reshape(drawing.relevance.shape), letters), sidecar)
     if not drawing.signed:
