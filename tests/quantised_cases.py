@@ -279,3 +279,70 @@ def of_tokens(c: Case) -> None:
     zeros = [c.constant(120, np.uint8) for _ in range(5)]
     operands = ["ids", "segments", *tables, "", *scales, *zeros]
     c.output(c.node("QEmbedLayerNormalization", *operands, domain=MICROSOFT, outputs=2), rank=3)
+
+
+# --- packed weights --------------------------------------------------------------------------------------------------
+
+
+def nbits(name: str, bits: int, zeros: str, **attributes: Any) -> None:
+    def matmul(c: Case) -> None:
+        n, k, block = 5, 40, 16
+        blocks, per_byte = -(-k // block), 8 // bits
+        b = c.constant(c.random.integers(0, 256, (n, blocks, block // per_byte)), np.uint8)
+        scales = c.constant(0.01 + 0.02 * c.random.random(n * blocks))
+        zero = ""
+        if zeros == "packed":
+            zero = c.constant(c.random.integers(0, 256, n * -(-blocks // per_byte)), np.uint8)
+        elif zeros == "floats":
+            zero = c.constant(2.0 ** (bits - 1) + c.random.standard_normal(n * blocks))
+        operands = [c.input(3, k), b, scales, zero, "", c.constant(c.random.standard_normal(n))]
+        names = {"N": n, "K": k, "bits": bits, "block_size": block} | attributes
+        c.output(c.node("MatMulNBits", *operands, domain=MICROSOFT, **names), 2)
+
+    matmul.__name__ = name
+    case("MatMulNBits")(matmul)
+
+
+nbits("four", 4, "none")
+nbits("four_and_zeros", 4, "packed")
+nbits("four_and_float_zeros", 4, "floats")
+nbits("eight", 8, "none")
+nbits("eight_and_zeros", 8, "packed")
+nbits("fast", 4, "packed", accuracy_level=4)
+
+
+def bnb4(kind: int) -> None:
+    @case("MatMulBnb4")
+    def matmul(c: Case) -> None:
+        n, k, block = 6, 24, 16
+        b, absmax = (
+            c.constant(c.random.integers(0, 256, n * k // 2), np.uint8),
+            c.constant(c.random.random(n * k // block)),
+        )
+        y = c.node(
+            "MatMulBnb4", c.input(3, k), b, absmax, domain=MICROSOFT, N=n, K=k, block_size=block, quant_type=kind
+        )
+        c.output(y, 2)
+
+
+bnb4(0)
+bnb4(1)
+
+
+def gather(bits: int) -> None:
+    @case("GatherBlockQuantized")
+    def rows(c: Case) -> None:
+        c.feeds["ids"] = np.array([[0, 3, 2], [1, 1, 4]])
+        data = c.constant(c.random.integers(0, 256, (5, 32 * bits // 8)), np.uint8)
+        operands = [
+            data,
+            "ids",
+            c.constant(0.1 * c.random.random((5, 2))),
+            c.constant([[i * 8 // bits] * (2 * bits // 8) for i in range(5)], np.uint8),
+        ]
+        names = {"block_size": 16, "quantize_axis": 1, "bits": bits}
+        c.output(c.node("GatherBlockQuantized", *operands, domain=MICROSOFT, **names), 3)
+
+
+gather(4)
+gather(8)

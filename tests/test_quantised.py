@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -19,8 +20,10 @@ from quantised_cases import CASES, Case, built
 from onnxlrp import Explainer, read
 from onnxlrp.checks import verify
 from onnxlrp.data import inputs_of, load, meaning_of
+from onnxlrp.deployed import float_view
 from onnxlrp.lowering.fused import views
 from onnxlrp.metrics import spearman
+from onnxlrp.prepare import prepare
 from onnxlrp.unrounded import without_rounding
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -47,6 +50,25 @@ def assert_explained_as_deployed(model: onnx.ModelProto, feeds: dict[str, np.nda
 @pytest.mark.parametrize("case", built(), ids=lambda case: case.name)
 def test_an_operator_that_computes_in_integers_is_explained_as_deployed(case: Case) -> None:
     assert_explained_as_deployed(case.model(), case.feeds)
+
+
+ROUNDING_INSIDE = ("DynamicQuantizeLSTM", "MatMulNBits-fast")
+"""Kernels that round their input themselves, which the float view passes over."""
+
+
+@pytest.mark.parametrize("case", built(), ids=lambda case: case.name)
+def test_a_float_view_gives_what_the_operator_gives(case: Case) -> None:
+    """To a step of the result's scale."""
+    model = case.model()
+    view = ir.to_proto(float_view(prepare(read(model))))
+    last = case.nodes[-2]
+    steps = [
+        numpy_helper.to_array(w) for w in case.weights if w.name in last.input and last.op_type == "DequantizeLinear"
+    ]
+    relative = 2e-2 if case.name.startswith(ROUNDING_INSIDE) else 2e-5
+    for expected, found in zip(alone(model, case.feeds).values(), alone(view, case.feeds).values(), strict=True):
+        absolute = 1.01 * float(steps[0]) if steps else 0.0
+        np.testing.assert_allclose(found, expected, rtol=0, atol=absolute + relative * np.abs(expected).max())
 
 
 def test_every_operator_with_a_float_view_has_a_case() -> None:

@@ -6,6 +6,7 @@ from onnxlrp.lowering import (  # noqa: F401 - importing registers
     classical,
     linear,
     normalisation,
+    packed,
     products,
     quantised,
     types,
