@@ -15,6 +15,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
+from onnxlrp.graph import KEPT
 from onnxlrp.lowering import has_view
 from onnxlrp.model import Model
 from onnxlrp.prepare.lower import lower
@@ -37,7 +38,37 @@ def float_view(model: Model) -> ir.Model:
     view = model.copy()
     if any(map(has_view, view.graph)):
         lower(view, integers=True)
+    for node in [node for node in view.graph if node.op_type in (QUANTIZE, DEQUANTIZE)]:
+        _hold_ends(view.graph, node)
     return view
+
+
+def _hold_ends(graph: ir.Graph, node: ir.Node) -> None:
+    """Let nothing flow into a scale or zero point that is fed or computed from what is fed."""
+    for index, operand in list(enumerate(node.inputs))[1:]:
+        if operand is None or not _is_fed(operand):
+            continue
+        held = ir.node("Identity", [operand], name=f"{node.name}/held_{index}")
+        held.outputs[0].name = held.name
+        held.outputs[0].type, held.outputs[0].shape = operand.type, operand.shape
+        held.metadata_props[KEPT] = "a scale says what one step is worth, and is no signal"
+        graph.insert_before(node, held)
+        node.replace_input_with(index, held.outputs[0])
+
+
+def _is_fed(value: ir.Value) -> bool:
+    """Whether a value depends on an input of the model."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        current = waiting.pop()
+        if current.is_graph_input():
+            return True
+        node = current.producer()
+        if node is not None and KEPT not in node.metadata_props:
+            fresh = [operand for operand in node.inputs if operand is not None and operand not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+    return False
 
 
 def keep_deployed(joint: ir.Model, deployed: ir.Model, emit: Emit) -> dict[ir.Value, ir.Value]:

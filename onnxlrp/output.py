@@ -131,7 +131,8 @@ def _depends_on_input(value: ir.Value) -> bool:
 
 def _scores(value: ir.Value) -> ir.Value:
     """Step back from labels to the first float tensor."""
-    found = value
+    dequantised = [use.node for use in value.uses() if use.node.op_type == "DequantizeLinear"]
+    found = dequantised[0].outputs[0] if dequantised else value
     for _ in range(32):
         node = found.producer()
         if found.dtype in FLOATS and found is not value:

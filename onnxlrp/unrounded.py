@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from onnxlrp.deployed import DEQUANTIZE, DYNAMIC, QUANTIZE, float_view, keep_deployed
 from onnxlrp.emit import Emit
-from onnxlrp.graph import READ_AS
+from onnxlrp.graph import KEPT, READ_AS
 from onnxlrp.model import Model
 from onnxlrp.rules.quantised import bounds, dequantized, unrounded
 from onnxlrp.session import Arrays, Session
@@ -39,8 +39,8 @@ def without_rounding(model: Model, point: Arrays, providers: str | Sequence[str]
             if node.op_type == QUANTIZE:
                 smooth = emit.Add(_clipped(emit, node), at_point[node.outputs[0].name or ""])
                 whole.add(_in_place_of(emit, node, smooth))
-            elif node.op_type == DYNAMIC:
-                for value in node.outputs[1:]:
+            elif KEPT in node.metadata_props:
+                for value in _held(node):
                     held = emit.Cast(emit.constant(at_point[value.name or ""]), to=value.dtype or ir.DataType.FLOAT)
                     value.replace_all_uses_with(held)
             elif node.op_type == DEQUANTIZE:
@@ -66,7 +66,7 @@ def _values_at(model: Model, point: Arrays, providers: str | Sequence[str] | Non
     with emit.serving("unrounded"):
         clipped = {node.outputs[0]: _clipped(emit, node) for node in nodes if node.op_type == QUANTIZE}
         winners = {node.outputs[0]: _winners(emit, node) for node in nodes if node.op_type == POOLING}
-    scales = [value for node in nodes if node.op_type == DYNAMIC for value in node.outputs[1:]]
+    scales = [value for node in nodes if KEPT in node.metadata_props for value in _held(node)]
     names = {value: value.name or "" for value in [*clipped, *scales, *winners]}
     anchors = keep_deployed(joint, model.copy(), emit)
     with emit.serving("rounding"):
@@ -84,6 +84,11 @@ def _values_at(model: Model, point: Arrays, providers: str | Sequence[str] | Non
     joint.graph.outputs.extend(wanted.values())
     found = Session(joint, providers).run(point)
     return {name: found[value.name or ""] for name, value in wanted.items()}
+
+
+def _held(node: ir.Node) -> list[ir.Value]:
+    """The scales and zero points that a node gives."""
+    return list(node.outputs[1:] if node.op_type == DYNAMIC else node.outputs)
 
 
 def _input(node: ir.Node) -> ir.Value:

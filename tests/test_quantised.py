@@ -129,6 +129,103 @@ def test_relevance_of_an_integer_convolution_equals_a_dense_float64_twin() -> No
     np.testing.assert_allclose(found.relevance["x0"], expected, rtol=2e-5, atol=1e-6)
 
 
+# --- number formats --------------------------------------------------------------------------------------------------
+
+
+def small(
+    nodes: list[onnx.NodeProto], output: int = TensorProto.FLOAT, opset: int = 21, **weights: Any
+) -> onnx.ModelProto:
+    """x (batch, 32) → y; a weight is floats, or (type, whole numbers)."""
+    tensors = []
+    for name, given in weights.items():
+        kind, values = given if isinstance(given, tuple) else (TensorProto.FLOAT, given)
+        values = np.asarray(values)
+        tensors.append(helper.make_tensor(name, kind, values.shape, values.reshape(-1).tolist()))
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 32])
+    graph = helper.make_graph(nodes, "small", [x], [helper.make_tensor_value_info("y", output, None)], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def product(x: str, y: str) -> onnx.NodeProto:
+    return helper.make_node("MatMul", [x, "w"], [y], "product")
+
+
+def pair(x: str, scale: str, zero: str, y: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("QuantizeLinear", [x, scale, zero], [f"{y}_q"], f"{y}_quantise"),
+        helper.make_node("DequantizeLinear", [f"{y}_q", scale, zero], [y], f"{y}_dequantise"),
+    ]
+
+
+ROWS = {"x": np.random.default_rng(3).standard_normal((3, 32)).astype(np.float32)}
+WEIGHT = np.random.default_rng(4).standard_normal((32, 4)) * 0.3
+
+ACTIVATIONS = {
+    "INT4": (0.5, 0),
+    "UINT4": (0.4, 8),
+    "INT16": (1e-4, 0),
+    "UINT16": (1e-4, 32768),
+    "FLOAT8E4M3FN": (0.01, 0),
+    "FLOAT8E5M2": (0.001, 0),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_activations_of_any_number_format(kind: str) -> None:
+    scale, zero = ACTIVATIONS[kind]
+    nodes = [
+        *pair("x", "s", "z", "a"),
+        product("a", "m"),
+        *pair("m", "t", "z", "y"),
+    ]
+    model = small(nodes, s=scale, t=4 * scale, z=(getattr(TensorProto, kind), zero), w=WEIGHT)
+    assert_explained_as_deployed(model, ROWS)
+
+
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT8"])
+def test_weights_in_blocks(kind: str) -> None:
+    number, random = getattr(TensorProto, kind), np.random.default_rng(5)
+    low, high = {"INT4": (-8, 8), "UINT4": (0, 16), "INT8": (-90, 90)}[kind]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], "weights", axis=0, block_size=16),
+        product("x", "y"),
+    ]
+    q, zero = random.integers(low, high, (32, 6)), random.integers(low, high, (2, 6))
+    model = small(nodes, q=(number, q), s=0.01 + 0.05 * random.random((2, 6)), z=(number, zero))
+    assert_explained_as_deployed(model, ROWS)
+
+
+def test_two_roundings_in_a_row_of_which_onnxruntime_keeps_one() -> None:
+    nodes = [
+        *pair("x", "s", "z", "a"),
+        *pair("a", "t", "z", "b"),
+        product("b", "y"),
+    ]
+    assert_explained_as_deployed(small(nodes, s=0.03, t=0.05, z=(TensorProto.UINT8, 120), w=WEIGHT), ROWS)
+
+
+def test_integers_at_the_end_are_explained_as_the_floats_they_stand_for() -> None:
+    nodes = [
+        *pair("x", "s", "z", "a"),
+        product("a", "m"),
+        *pair("m", "s", "z", "y")[:1],
+    ]
+    nodes[-1].output[0] = "y"
+    model = small(nodes, TensorProto.UINT8, s=0.1, z=(TensorProto.UINT8, 100), w=WEIGHT)
+    assert_explained_as_deployed(model, ROWS)
+    found = Explainer(model).explain(ROWS)
+    np.testing.assert_allclose(found.score, 0.1 * (found.outputs["y"].max(axis=1).astype(np.float64) - 100), rtol=1e-5)
+
+
+def test_a_scale_that_is_fed_is_held() -> None:
+    nodes = [*pair("x", "s", "z", "a"), product("a", "y")]
+    model = small(nodes, z=(TensorProto.UINT8, 128), w=WEIGHT)
+    model.graph.input.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, []))
+    feeds = ROWS | {"s": np.array(0.03, np.float32)}
+    assert_explained_as_deployed(model, feeds)
+    assert list(Explainer(model).explain(feeds).relevance) == ["x"]
+
+
 # --- whole models, by onnxruntime's quantiser ------------------------------------------------------------------------
 
 

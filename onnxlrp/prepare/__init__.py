@@ -12,7 +12,7 @@ from onnxlrp.model import Model
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
 from onnxlrp.prepare.inside import infer_inside
-from onnxlrp.prepare.integer_logits import show_logits
+from onnxlrp.prepare.integer_ends import show_integer_ends
 from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.one_by_one import drop_axis_as_run
@@ -42,7 +42,7 @@ def prepare(model: Model) -> Model:
         write_sigmoids(proto),
         observe_unknown(proto),
         make_unsigned(proto),
-        show_logits(proto),
+        show_integer_ends(proto),
     ]
     proto.meta[PREPARED] = True
     return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))

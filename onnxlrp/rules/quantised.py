@@ -45,13 +45,17 @@ LARGEST_FLOATS = {
 
 
 def as_float(emit: Emit, value: ir.Value) -> ir.Value:
-    return value if value.dtype == ir.DataType.FLOAT else emit.Cast(value, to=ir.DataType.FLOAT)
+    if value.dtype == ir.DataType.FLOAT:
+        return value
+    floats = emit.Cast(value, to=ir.DataType.FLOAT)
+    floats.type, floats.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
+    return floats
 
 
 def along_axis(emit: Emit, values: ir.Value, x: ir.Value, axis: int, block: int) -> ir.Value:
     """Scales or zero points, one for all, per index of `axis` or per block of it, as floats that broadcast to x.
 
-    x : its rank and, for blocks, its shape at run time
+    x : in floats; its rank and, for blocks, its shape at run time
     """
     floats = as_float(emit, values)
     rank = len(x.shape) if x.shape is not None else None
@@ -78,9 +82,8 @@ def dequantized(emit: Emit, node: ir.Node) -> ir.Value:
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     assert x is not None and scale is not None
     floats = as_float(emit, x)
-    if zero is not None:
-        floats = emit.Sub(floats, spread(emit, node, zero, x))
-    return emit.Mul(floats, spread(emit, node, scale, x))
+    shifted = floats if zero is None else emit.Sub(floats, spread(emit, node, zero, floats))
+    return emit.Mul(shifted, spread(emit, node, scale, floats))
 
 
 def spread(emit: Emit, node: ir.Node, values: ir.Value, x: ir.Value) -> ir.Value:
@@ -119,7 +122,7 @@ for DOMAIN in ("", "com.microsoft"):
     )
     def dequantize(step: Step, g: ir.Value) -> list[Contribution]:
         """y = (x − zero point)·scale."""
-        return step.only(g * spread(step.emit, step.unit.node, step.raw(1), step.raw(0)))
+        return step.only(g * spread(step.emit, step.unit.node, step.raw(1), as_float(step.emit, step.raw(0))))
 
     @general(
         "QuantizeLinear",
