@@ -13,6 +13,7 @@ import onnx.shape_inference
 import onnx.version_converter
 
 from onnxlrp.errors import Unsupported
+from onnxlrp.experimental import restate
 
 LOWEST_OPSET = 16
 """The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
@@ -38,6 +39,9 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
         return proto
     if entry.version >= LOWEST_OPSET:
         return proto
+    experiments = restate(proto, entry.version)
+    if experiments:
+        notes.append(f"Experimental operators are read as standard ones: {', '.join(experiments)}.")
     if entry.version < BROADCAST_BY_RANK:
         _align_at_the_end(proto)
     before = {name: node for node in proto.graph.node for name in node.output}
