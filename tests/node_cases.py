@@ -311,6 +311,13 @@ def _own_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]
             "col2im_overlap", "Col2Im", [_floats(2, 12, 9), _ints(5, 5), _ints(2, 2)], strides=[2, 2], pads=[1, 1, 0, 0]
         ),
         _own("einsum_diagonals", "Einsum", [_floats(3, 3, 2, 2), _floats(2, 4)], equation="iijj,jk->ki", opset=16),
+        _own("einsum_three", "Einsum", [_floats(2, 3), _floats(3, 4, 3), _floats(4, 5)], equation="ij,jkj,kl->li"),
+        _own(
+            "einsum_four_with_ellipsis",
+            "Einsum",
+            [_floats(2, 3), _floats(6, 2), _floats(3), _floats(6, 4)],
+            equation="...a,b...,a,bc->c...",
+        ),
         _own("einsum_trace_and_sum", "Einsum", [_floats(3, 3, 4)], equation="iij->"),
         _own("global_lp_pool", "GlobalLpPool", [_floats(2, 3, 4, 4)], p=3),
         _own("roi_align_adaptive", "RoiAlign", [_image(), _boxes(), _ints(1, 0)], opset=16, **_table),

@@ -5,6 +5,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     control,
     deformable,
     encoders,
+    einsum,
     indexing,
     kernels,
     linear,
