@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
 from onnxlrp.rules.parts import Bracket, Term, all_one, minus
 from onnxlrp.rules.registry import Contribution, LinearMap, Operator
 from onnxlrp.rules.step import Step
+
+BOUNDED = frozenset({"Softmax", "Sigmoid", "Tanh", "Conv", "MatMul", "Gemm", "LayerNormalization"})
+"""What lies behind these is finite, or lost."""
+
+NEAR = 64
+"""How many tensors upstream are looked at: a mask is made close to where it is added."""
+
+LARGEST_MASK = 1 << 22
+"""Elements up to which a constant is read to see whether it is one."""
 
 STABILISER = 1e-6
 """Added to every denominator that is not the epsilon rule's own."""
@@ -111,6 +121,36 @@ def _vanishes(term: Term, weight: Contribution, linear: LinearMap) -> bool:
     return linear.weight is None and term.weighted is minus
 
 
+def _finite(step: Step, index: int, share: ir.Value) -> ir.Value:
+    """Nothing goes to −inf, which masks are made of: its part of anything would be −inf · 0."""
+    operand = step.raw(index)
+    if not _reaches_from_infinity(step, operand):
+        return share
+    return step.emit.Where(step.emit.IsInf(step.as_float(operand)), 0.0, share)
+
+
+def _reaches_from_infinity(step: Step, value: ir.Value) -> bool:
+    """Whether a constant that holds infinity goes into this tensor, without an operator between that bounds it."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        current = waiting.pop()
+        node = current.producer()
+        if node is None or node.op_type == "Constant":
+            if _holds_infinity(step, current):
+                return True
+        elif node.op_type not in BOUNDED and len(seen) < NEAR:
+            fresh = [operand for operand in node.inputs if operand is not None and operand not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+    return False
+
+
+def _holds_infinity(step: Step, value: ir.Value) -> bool:
+    large = value.const_value is not None and value.const_value.size > LARGEST_MASK
+    array = None if large or not step.facts.is_float(value) else step.facts.constant(value)
+    return array is not None and array.dtype.kind == "f" and bool(np.isinf(array).any())
+
+
 def in_proportion(operator: Operator, step: Step, relevance: ir.Value, eps: float) -> Sequence[Contribution]:
     """Each signal gets relevance in proportion to what it adds: R_a = a ⊙ vjp_a(R / stabilise(y)).
 
@@ -124,6 +164,6 @@ def in_proportion(operator: Operator, step: Step, relevance: ir.Value, eps: floa
     for index in carriers:
         back = contributions[index]
         if back is not None:
-            share = step.x(index) * back
+            share = _finite(step, index, step.x(index) * back)
             contributions[index] = share * (1.0 / len(factors)) if index in factors and len(factors) > 1 else share
     return contributions
