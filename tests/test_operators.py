@@ -185,12 +185,14 @@ def check_relevance(case: Case, output: str) -> None:
         assert array.shape == case.feeds[name].shape, f"{case}: relevance of '{name}' has shape {array.shape}"
         assert np.isfinite(array).all(), f"{case}: relevance of '{name}' is not finite"
     sums = found[compiled.ledger or ""]
-    for row, size in zip(ledger.rows(sums), ledger.sizes(sums), strict=True):
+    rows = ledger.rows(sums)
+    for row, size in zip(rows, ledger.sizes(sums), strict=True):
         rest = abs(row.taken.get(UNEXPLAINED, 0.0))
         assert rest <= PROMISE * size, f"{case}: {row.operator} ({row.rule}) lost {rest:.3g} of {size:.3g} that arrived"
     if all(decision.conserves == "exactly" for decision in compiled.plan):
         start = probe.cotangent.astype(float) * probe.forward(case.feeds)
         arrived = sum(float(array.astype(float).sum()) for array in relevance.values())
+        arrived += sum(sum(row.taken.values()) for row in rows)  # by constants, of which something was chosen
         assert abs(arrived - start.sum()) <= 1e-5 * np.abs(start).sum(), f"{case}: {arrived} of {start.sum()} arrived"
 
 

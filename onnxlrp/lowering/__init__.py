@@ -9,6 +9,7 @@ from onnxlrp.lowering import (  # noqa: F401 - importing registers
     packed,
     products,
     quantised,
+    refused,
     types,
 )
 from onnxlrp.lowering.fused import Fused, find_lowering, has_view, lowered, lowerings, not_lowered, refusal, refusals

@@ -102,7 +102,7 @@ def _report(step: Step, s: ir.Value, z: ir.Value, eps: float, bias: Contribution
     if step.account is None:
         return
     if bias is not None and step.bias == "absorb":
-        step.account("bias", s * bias)
+        step.account("bias", step.emit.Where(step.emit.IsInf(z), 0.0, s * bias))
     report_stabiliser(step, s, z, eps)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -17,7 +17,8 @@ from onnxlrp.rules.convolution import (
     conv_transpose_weight_adjoint,
     conv_weight_adjoint,
 )
-from onnxlrp.rules.registry import Bilinear, Contribution, linear
+from onnxlrp.rules.crossing import STABILISER, report_stabiliser
+from onnxlrp.rules.registry import Bilinear, Contribution, Family, Operator, linear
 from onnxlrp.rules.step import Step, unbroadcast
 
 CONVOLUTION, DENSE = "convolution", "dense"
@@ -188,7 +189,36 @@ def batch_norm_scale_and_shift(step: Step) -> tuple[ir.Value, ir.Value]:
     return scale, beta - mean * scale
 
 
-@linear("BatchNormalization", factors=(0,), layer="batch-norm")
+def _with_fed_statistics(step: Step, relevance: ir.Value) -> list[Contribution]:
+    """y = (x − mean)·scale + β, in proportion; a fed γ gets half of the product; the variance is held constant."""
+    y, declared = step.y(), batch_normalization(step)
+    s = step.emit.quotient(relevance, y, STABILISER)
+    report_stabiliser(step, s, y, STABILISER)
+    gradients = {0: declared.adjoint(s, declared.weight), 2: declared.others[2](s), 3: declared.others[3](s)}
+    if step.signal(1):
+        gradients = {i: g if i == 2 else g * 0.5 for i, g in gradients.items()}
+        gradients[1] = declared.others[1](s) * 0.5
+    shares = {index: step.x(index) * g for index, g in gradients.items()}
+    for index, share in shares.items():
+        if step.account is not None and not step.signal(index):
+            step.account("bias", share)
+    return [shares.get(index) if step.signal(index) else None for index in range(step.count)]
+
+
+class _BatchNormalization(Operator):
+    """Linear in its data; with fed statistics a normalisation."""
+
+    def family_for(self, signals: Sequence[int]) -> Family:
+        return Family.LINEAR if tuple(signals) == (0,) else Family.NORMALISATION
+
+
+@linear(
+    "BatchNormalization",
+    factors=(0,),
+    layer="batch-norm",
+    record=_BatchNormalization,
+    relevance=_with_fed_statistics,
+)
 def batch_normalization(step: Step) -> Bilinear:
     """z = scale·x + shift per channel (inference form)."""
     if step.attribute("training_mode", 0):

@@ -138,6 +138,8 @@ def cum_prod_parts(step: Step, relevance: ir.Value) -> list[Contribution]:
     An exclusive product starts with a constant 1, which keeps its relevance as a bias does.
     """
     count = step.emit.CumSum(step.emit.ones_like(relevance), step.raw(1), **_directions(step, back=False))
+    if step.account is not None:
+        step.account("bias", step.emit.Where(step.emit.Equal(count, 0.0), relevance, 0.0))
     return [_sum_back(step, step.emit.quotient(relevance, count, 0.0)), None]
 
 

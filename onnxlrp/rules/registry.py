@@ -259,9 +259,17 @@ class Bilinear:
 
 
 def linear(
-    op_type: str, *, factors: tuple[int, ...] = (), addend: int | None = None, **facts: Any
+    op_type: str,
+    *,
+    factors: tuple[int, ...] = (),
+    addend: int | None = None,
+    record: type[Operator] = Operator,
+    **facts: Any,
 ) -> Callable[[Callable[[Step], Bilinear]], Callable[[Step], Bilinear]]:
-    """A linear operator: operands `factors` multiply each other, operand `addend` is the bias."""
+    """A linear operator: operands `factors` multiply each other, operand `addend` is the bias.
+
+    record : for an operator whose family depends on its signals in a way of its own
+    """
 
     def decorate(declare: Callable[[Step], Bilinear]) -> Callable[[Step], Bilinear]:
         def vjp(step: Step, g: ir.Value) -> list[Contribution]:
@@ -271,7 +279,7 @@ def linear(
             return _bilinear_map(step, declare(step), factors, addend, operand)
 
         facts.setdefault("conserves", "up to bias" if addend is not None else "up to epsilon")
-        register(Operator(op_type, Family.LINEAR, vjp, factors=factors, linear_map=linear_map, **facts))
+        register(record(op_type, Family.LINEAR, vjp, factors=factors, linear_map=linear_map, **facts))
         return declare
 
     return decorate
