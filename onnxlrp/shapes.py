@@ -20,6 +20,7 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     inferred = _inferred(bare)
     if inferred is None:
         return _inferred(proto, notes) or proto
+    _forget_zeros_of_attention(inferred)
     declared = {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
     found = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
     wrong = [name for name, value in found.items() if name in declared and not _complete(value, declared[name])]
@@ -38,6 +39,15 @@ def _inferred(proto: onnx.ModelProto, notes: list[str] | None = None) -> onnx.Mo
         if notes is not None:
             notes.append(f"Shape inference stopped: {(str(error).strip() or 'no reason given').splitlines()[0]}")
         return None
+
+
+def _forget_zeros_of_attention(proto: onnx.ModelProto) -> None:
+    """The standard's inference writes 0 for the length of the keys where that is a name."""
+    doubtful = {name for node in proto.graph.node if node.op_type == "Attention" for name in node.output}
+    for value in (*proto.graph.value_info, *proto.graph.output):
+        for dimension in value.type.tensor_type.shape.dim if value.name in doubtful else ():
+            if dimension.HasField("dim_value") and dimension.dim_value == 0:
+                dimension.Clear()
 
 
 def _complete(found: onnx.ValueInfoProto, declared: onnx.ValueInfoProto) -> bool:

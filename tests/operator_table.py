@@ -188,7 +188,7 @@ def counted() -> dict[str, Any]:
 def names_with_cases() -> list[str]:
     """Operators of the default domain that have a gradient and cases."""
     known = {o.op_type for o in operators() if not o.domain and o.op_type not in WITHOUT_GRADIENT}
-    written_out = {name for domain, name in {*lowerings(), *by_function()} if not domain}
+    written_out = {name for domain, name in {*lowerings(), *by_function()} if not domain} - set(WITHOUT_GRADIENT)
     return sorted(name for name in known | written_out if has_cases(name))
 
 

@@ -55,6 +55,7 @@ WITHOUT_GRADIENT = {
     "StringNormalizer": "works on texts",
     "QuantizeLinear": "gives whole numbers",
     "DequantizeLinear": "reads whole numbers",
+    **dict.fromkeys(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"), "works on whole numbers"),
 }
 """Operators with a relevance rule that no finite difference can say anything about."""
 
@@ -68,6 +69,7 @@ WRITTEN_OUT = {
     schema.name
     for schema in onnx.defs.get_all_schemas()
     if not schema.domain
+    and schema.name not in WITHOUT_GRADIENT
     and lookup(schema.name) is None
     and ("", schema.name) not in no_signal_operators()
     and (schema.has_function or schema.has_context_dependent_function or ("", schema.name) in lowerings())

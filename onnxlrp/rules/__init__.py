@@ -13,6 +13,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     movement,
     no_signal,
     normalisation,
+    norms,
     pointwise,
     pooling,
     quantised,

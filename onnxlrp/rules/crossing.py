@@ -110,6 +110,7 @@ def report_stabiliser(step: Step, s: ir.Value, z: ir.Value, eps: float) -> None:
     """Tell the ledger what the stabiliser took, apart from where z = 0 and nothing could be handed on at all."""
     if step.account is None or eps <= 0:
         return
+    z = step.emit.Where(step.emit.IsInf(z), 0.0, z)
     taken = s * (step.emit.stabilise(z, eps) - z)
     zero = step.emit.Equal(z, 0.0)
     step.account("stabiliser", step.emit.Where(zero, 0.0, taken))

@@ -12,15 +12,15 @@ the mean alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import onnx_ir as ir
 
-from onnxlrp.errors import Unsupported
-from onnxlrp.rules.crossing import STABILISER
-from onnxlrp.rules.registry import Contribution, Family, Operator, Vjp, normalisation, register
+from onnxlrp.rules.crossing import STABILISER, report_stabiliser
+from onnxlrp.rules.registry import Contribution, Family, Operator, register
 from onnxlrp.rules.step import Step
 
 DATA, SCALE, BIAS = 0, 1, 2
@@ -82,6 +82,17 @@ class Standardised:
     def _affine(self, operand: int) -> Contribution:
         return self.broadcast(operand) if self.broadcast is not None and self.step.has(operand) else None
 
+    @cached_property
+    def count(self) -> ir.Value:
+        """How many elements are normalised together, a float scalar."""
+        emit = self.step.emit
+        sizes = [emit.Cast(emit.Size(v), to=ir.DataType.FLOAT) for v in (self.deviation, self.sigma)]
+        return emit.Div(*sizes)
+
+    def spread(self, values: ir.Value) -> ir.Value:
+        """One value per group to all its elements."""
+        return self.step.emit.Expand(values, self.step.emit.Shape(self.deviation))
+
     def scaled(self, g: ir.Value) -> ir.Value:
         return g if self.scale is None else g * self.scale
 
@@ -102,21 +113,30 @@ class Standardised:
         return found
 
 
-def standardisation(op_type: str) -> Callable[[Callable[[Step], Standardised]], Callable[[Step], Standardised]]:
-    """An entry that declares how it standardises: gradient and relevance rule follow."""
+def standardisation(
+    op_type: str, *, statistics: bool = False
+) -> Callable[[Callable[[Step], Standardised]], Callable[[Step], Standardised]]:
+    """An entry that declares how it standardises: gradient and relevance rule follow.
+
+    statistics : whether the operator may give mean and 1/σ out as well
+    """
 
     def decorate(declare: Callable[[Step], Standardised]) -> Callable[[Step], Standardised]:
-        def vjp(step: Step, g: ir.Value) -> list[Contribution]:
-            _require_only_y(step)
-            layer = declare(step)
-            found = layer.of_scale_and_bias(g)
+        def vjp(step: Step, cotangents: Any) -> list[Contribution]:
+            layer, (g, *others) = declare(step), cotangents if statistics else (cotangents,)
+            found = layer.of_scale_and_bias(g) if g is not None else {}
             if step.signal(DATA):
-                found[DATA] = layer.gradient(g)
+                parts = [layer.gradient(g)] if g is not None else []
+                found[DATA] = _total([*parts, *_of_statistics(layer, others)])
             return [found.get(operand) for operand in range(step.count)]
 
-        def relevance(step: Step, incoming: ir.Value) -> list[Contribution]:
-            _require_only_y(step)
-            return _relevance(step, declare(step), incoming)
+        def relevance(step: Step, arriving: Any) -> list[Contribution]:
+            layer, (r, *others) = declare(step), arriving if statistics else (arriving,)
+            found = dict(enumerate(_relevance(step, layer, r))) if r is not None else {}
+            if step.signal(DATA):
+                own = found.get(DATA)
+                found[DATA] = _total([*([] if own is None else [own]), *_in_statistics(layer, others)])
+            return [found.get(operand) for operand in range(step.count)]
 
         register(
             Operator(
@@ -125,6 +145,7 @@ def standardisation(op_type: str) -> Callable[[Callable[[Step], Standardised]], 
                 vjp,
                 factors=(DATA, SCALE),
                 relevance=relevance,
+                outputs=statistics,
                 conserves="up to bias",
                 source=HELD_CONSTANT,
             )
@@ -134,11 +155,34 @@ def standardisation(op_type: str) -> Callable[[Callable[[Step], Standardised]], 
     return decorate
 
 
-def _require_only_y(step: Step) -> None:
-    """LayerNormalization may give mean and 1/σ out as well; training reads them, inference does not."""
-    read = [output.name for output in step.unit.outputs[1:] if output.uses()]
-    if read:
-        raise Unsupported(f"The statistics of {step.unit} ({', '.join(map(str, read))}) are read; only y has a rule.")
+def _total(parts: Sequence[ir.Value]) -> ir.Value:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _of_statistics(layer: Standardised, cotangents: Sequence[Contribution]) -> Iterator[ir.Value]:
+    """Gradients through mean and 1/σ: g / n, and −g · (x − mean) / (n σ³)."""
+    g_mean, g_inverse = (*cotangents, None, None)[:2]
+    if g_mean is not None:
+        yield layer.spread(g_mean / layer.count)
+    if g_inverse is not None:
+        cubed = layer.sigma * layer.sigma * layer.sigma
+        yield layer.deviation * (g_inverse / (cubed * layer.count)) * -1.0
+
+
+def _in_statistics(layer: Standardised, arriving: Sequence[Contribution]) -> Iterator[ir.Value]:
+    """Relevance of the mean in proportion to x, that of 1/σ in proportion to the squared deviations."""
+    r_mean, r_inverse = (*arriving, None, None)[:2]
+    step = layer.step
+    squares = layer.deviation * layer.deviation
+    for relevance, parts in ((r_mean, step.x(DATA)), (r_inverse, squares)):
+        if relevance is not None:
+            z = step.emit.sum(parts, layer.axes)
+            s = step.emit.quotient(relevance, z, STABILISER)
+            report_stabiliser(step, s, z, STABILISER)
+            yield parts * s
 
 
 def _relevance(step: Step, layer: Standardised, incoming: ir.Value) -> list[Contribution]:
@@ -180,7 +224,7 @@ def _over_last_axes(step: Step, *, subtracts_mean: bool) -> Standardised:
     )
 
 
-@standardisation("LayerNormalization")
+@standardisation("LayerNormalization", statistics=True)
 def layer_normalization(step: Step) -> Standardised:
     """Over every axis from `axis` on.  Source: Ba et al. 2016."""
     return _over_last_axes(step, subtracts_mean=True)
@@ -251,54 +295,3 @@ def group_normalization(step: Step) -> Standardised:
 def mean_variance_normalization(step: Step) -> Standardised:
     """Over the given axes, by default all but the channels; σ = √variance + 1e-9, as in the standard's function."""
     return Standardised(step, axes=[axis % step.rank() for axis in step.attribute("axes")], floor=1e-9)
-
-
-# --- division by a norm ----------------------------------------------------------------------------------------------
-
-
-def norm_held_constant(step: Step, relevance: ir.Value) -> list[Contribution]:
-    """R_x = R · y / stabilise(y): with the norm constant, each element's relevance stays where it is."""
-    y = step.y()
-    s = step.emit.quotient(relevance, y, STABILISER)
-    if step.account is not None:
-        step.account("stabiliser", s * (step.emit.stabilise(y, STABILISER) - y))
-    return [s * y]
-
-
-def _by_norm(op_type: str) -> Callable[[Vjp], Vjp]:
-    return normalisation(op_type, relevance=norm_held_constant, source=HELD_CONSTANT)
-
-
-@_by_norm("LpNormalization")
-def lp_normalization(step: Step, g: ir.Value) -> list[Contribution]:
-    """y = x / ‖x‖: (g − ∂‖x‖ · Σ g·y) / ‖x‖ with ∂‖x‖₂ = y and ∂‖x‖₁ = sign(x); 0 where the norm is 0."""
-    emit, axis, first_order = step.emit, [step.axis()], step.attribute("p") == 1
-    norm = emit.reduce("ReduceL1" if first_order else "ReduceL2", step.x(), axis)
-    slope = emit.Sign(step.x()) if first_order else step.y()
-    return [emit.quotient(g - slope * emit.sum(g * step.y(), axis), norm, 0.0)]
-
-
-@_by_norm("LRN")
-def lrn(step: Step, g: ir.Value) -> list[Contribution]:
-    """y = x · d^(−β) with d = bias + α/size · Σ x² over the neighbouring channels.
-
-    Gradient: g · d^(−β) − 2αβ/size · x · Σ g·y/d, the sum over the windows that x is part of.
-    Source: Krizhevsky et al. 2012.
-    """
-    size, beta = int(step.attribute("size")), float(step.attribute("beta"))
-    slope = float(step.attribute("alpha")) / size
-    before, after = (size - 1) // 2, size - 1 - (size - 1) // 2
-    x = step.x()
-    d = _over_channels(step, x * x, before, after) * slope + float(step.attribute("bias"))
-    through_norm = _over_channels(step, g * step.y() / d, after, before) * (2.0 * beta * slope)
-    return [g * step.emit.Pow(d, -beta) - x * through_norm]
-
-
-def _over_channels(step: Step, values: ir.Value, before: int, after: int) -> ir.Value:
-    """For each channel the sum over itself, `before` channels before it and `after` after it."""
-    emit, window = step.emit, before + 1 + after
-    shape = emit.Concat(emit.dim(values, 0), [1], emit.dim(values, 1), [-1], axis=0)
-    pooled = emit.AveragePool(
-        emit.Reshape(values, shape), kernel_shape=[window, 1], pads=[before, 0, after, 0], count_include_pad=1
-    )
-    return emit.reshape_like(pooled * float(window), values)
