@@ -16,6 +16,7 @@ from onnxlrp.data.meaning import Meaning, ModelInput, inputs_of, meaning_of
 from onnxlrp.data.sample import LOADERS, Input, Sample, loader
 from onnxlrp.data.series import load_series
 from onnxlrp.data.sidecar import Sidecar
+from onnxlrp.data.tabular import load_table
 from onnxlrp.data.text import load_text
 from onnxlrp.data.tokens import Words
 from onnxlrp.data.video import Footage, load_video
@@ -35,6 +36,7 @@ __all__ = [
     "load",
     "load_image",
     "load_series",
+    "load_table",
     "load_text",
     "load_video",
     "loader",

@@ -59,16 +59,22 @@ class Painter:
         self.sidecar = sidecar
 
     def sheet(self, sample: Sample, title: str, results: Sequence[Explanation], position: int) -> Sheet:
-        """One drawing per method and explained tensor; none of targets that explain every class.
+        """One drawing per method and explained tensor, of tables per method; none of targets that explain every class.
 
         position : of the sample in its batch
         """
+        if self.sidecar.kind == "tabular" and all(len(one.relevance) > 1 for one in results):
+            side_by_side = [Drawing.gathered(one, position, title) for one in results if not _is_everything(one)]
+            return self._sheet(sample, title, tuple(side_by_side))
         drawings = tuple(
             Drawing.of(explanation, tensor, position, title, self.sidecar, self.style.how)
             for explanation in results
             if not _is_everything(explanation)
             for tensor in explanation.relevance
         )
+        return self._sheet(sample, title, drawings)
+
+    def _sheet(self, sample: Sample, title: str, drawings: tuple[Drawing, ...]) -> Sheet:
         return Sheet(title, sample, drawings, tuple(shown(one, sample, self.sidecar, self.style) for one in drawings))
 
     def shared_limits(self, sheets: Sequence[Sheet]) -> Limits:

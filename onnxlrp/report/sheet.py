@@ -44,6 +44,7 @@ class Drawing:
     relevance : of the sample, batch axis gone        axes : a letter per axis of it
     found     : the same as a plain map (height, width) or as columns, channels reduced
     title     : method, target and score        heading : file and prediction
+    tensors   : those that are drawn side by side, where it is several
     inside    : cells (height, width) of the output's map that are explained, where the target is such a place
     """
 
@@ -55,6 +56,20 @@ class Drawing:
     title: str
     heading: str
     inside: NDArray[np.bool_] | None = None
+    tensors: tuple[str, ...] = ()
+
+    @classmethod
+    def gathered(cls, explanation: Explanation, position: int, heading: str) -> Drawing:
+        """All explained tensors of one sample side by side, as the columns of a table."""
+        rows = explanation.relevance.values()
+        letters = [axes_of(array.shape, explanation.layout) for array in rows]
+        parts = [one_sample(a, axes, position)[0].reshape(-1) for a, axes in zip(rows, letters, strict=True)]
+        values = np.concatenate(parts)
+        found = Drawable(np.asarray(values, np.float64), "signed" if explanation.signed else "positive")
+        tensors = tuple(explanation.relevance)
+        return cls(
+            explanation.method, "columns", values, "F", found, explanation.title(position), heading, None, tensors
+        )
 
     @classmethod
     def of(

@@ -7,6 +7,7 @@ finds there. A kind without an entry, and a drawing that its view leaves out, ge
 from __future__ import annotations
 
 from onnxlrp.data import Sample, Sidecar
+from onnxlrp.report.columns import column_view
 from onnxlrp.report.film import film_view
 from onnxlrp.report.plain import plain_view
 from onnxlrp.report.sheet import Drawing, Shown, Style, View
@@ -17,6 +18,7 @@ from onnxlrp.report.words import word_view
 VIEWS: dict[str, View] = {
     "audio": sound_view,
     "series": trace_view,
+    "tabular": column_view,
     "text": word_view,
     "video": film_view,
 }

@@ -13,6 +13,9 @@ from onnxlrp.rules.movement import pad_back, send_back
 from onnxlrp.rules.registry import Contribution, choice, lookup, movement, nothing_flows, steps
 from onnxlrp.rules.step import Step
 
+MASKED = 1e4
+"""Magnitude from which a constant is a mask's."""
+
 # --- reading by index ------------------------------------------------------------------------------------------------
 
 
@@ -98,18 +101,21 @@ def top_k(step: Step, cotangents: Sequence[Contribution]) -> list[Contribution]:
 def where(step: Step, g: ir.Value) -> list[Contribution]:
     """Each branch gets what was taken from it; the walk sums over broadcasting.
 
-    Where they are the constants 0 and 1, it is the condition as a number, and passes relevance as truth values do.
+    Where they are constants, it is the condition as numbers, and passes relevance as truth values do; but for masks,
+    whose −inf or −10000 stands for nothing.
     """
     emit, condition = step.emit, step.raw(0)
     return [
-        g if step.signals == (0,) and _is_bit(step.constant(1)) and _is_bit(step.constant(2)) else None,
+        g
+        if step.signals == (0,) and _stands_for_something(step.constant(1)) and _stands_for_something(step.constant(2))
+        else None,
         emit.Where(condition, g, 0.0) if step.signal(1) else None,
         emit.Where(condition, 0.0, g) if step.signal(2) else None,
     ]
 
 
-def _is_bit(constant: np.ndarray[Any, Any] | None) -> bool:
-    return constant is not None and constant.dtype.kind in "fiu" and bool(np.isin(constant, (0, 1)).all())
+def _stands_for_something(constant: np.ndarray[Any, Any] | None) -> bool:
+    return constant is not None and constant.dtype.kind in "fiu" and bool((np.abs(constant) < MASKED).all())
 
 
 @movement("OneHot")
