@@ -11,6 +11,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     linear,
     lists,
     movement,
+    ngrams,
     no_signal,
     normalisation,
     norms,
