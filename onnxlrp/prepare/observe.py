@@ -12,6 +12,9 @@ from onnxlrp.session import Session
 
 SMALL_WEIGHTS = 1 << 20
 
+ANY = 8
+"""What `random_feeds` puts in place of a size that is only known at run time."""
+
 ELEMENTWISE = {"Scaler": ir.DataType.FLOAT, "Normalizer": ir.DataType.FLOAT, "Imputer": None, "Binarizer": None}
 """Operators of ai.onnx.ml with one value for each, and the type they give; None where it stays."""
 
@@ -79,5 +82,5 @@ def _corrected(value: ir.Value, array: object) -> bool:
     pairs = list(zip(value.shape, array.shape, strict=True))
     if all(not isinstance(d, int) or d == s for d, s in pairs):
         return False
-    value.shape = ir.Shape([d if not isinstance(d, int) else s for d, s in pairs])
+    value.shape = ir.Shape([d if not isinstance(d, int) or d == s else None if s == ANY else s for d, s in pairs])
     return True
