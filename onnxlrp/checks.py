@@ -27,7 +27,7 @@ from onnxlrp.prepare.dynamic_batch import fixed_batch
 from onnxlrp.presets import Box, Layer
 from onnxlrp.rules.decompositions import Epsilon, Rule
 from onnxlrp.rules.registry import Family
-from onnxlrp.rules.simple import Pass, Route, WinnerTakesAll
+from onnxlrp.rules.simple import EachLayer, Pass, Route, WinnerTakesAll
 from onnxlrp.session import Session, run_in_own_batch
 
 FORWARD_TOLERANCE = 1e-4
@@ -192,11 +192,7 @@ def _lrp0_is_gradient_times_input(
     name = "LRP-0 equals gradient × input"
     plan = gradient.plan
     other = sorted(
-        {
-            d.unit.op_type
-            for d in plan.decisions
-            if not _is_homogeneous(d.operator.family_for(d.signals), d.unit.op_type)
-        }
+        {d.unit.op_type for d in plan.all() if not _is_homogeneous(d.operator.family_for(d.signals), d.unit.op_type)}
     )
     if other:
         return Finding(name, True, None, None, "", f"not applicable: the model has {', '.join(other[:5])}")
@@ -216,7 +212,7 @@ def _lrp0_is_gradient_times_input(
 
 
 def _is_homogeneous(family: Family, op_type: str) -> bool:
-    linear = family in (Family.LINEAR, Family.SUM, Family.MOVEMENT, Family.CHOICE)
+    linear = family in (Family.LINEAR, Family.SUM, Family.MOVEMENT, Family.CHOICE, Family.CONTROL)
     return linear or (family is Family.POINTWISE and op_type in HOMOGENEOUS)
 
 
@@ -229,6 +225,7 @@ def _lrp0(layer: Layer) -> tuple[Rule, str]:
         Family.MOVEMENT: Route,
         Family.CHOICE: WinnerTakesAll,
         Family.POINTWISE: Pass,
+        Family.CONTROL: EachLayer,
     }
     return rules.get(layer.family, lambda: Epsilon(0.0))(), "LRP-0"
 

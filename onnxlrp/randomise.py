@@ -66,7 +66,7 @@ def randomisation(
 
 def weighted_layers(model: Model) -> list[str]:
     """Nodes with a float weight of two axes or more, those nearest to the output first."""
-    nodes = [node for node in model.graph if any(len(w.shape or ()) > 1 for w in _weights(node))]
+    nodes = [node for node in model.graph.all_nodes() if any(len(w.shape or ()) > 1 for w in _weights(node))]
     return [node.name or "" for node in reversed(nodes)]
 
 
@@ -77,7 +77,7 @@ def redrawn(model: Model, layers: list[str], seed: int = 0) -> Model:
     """
     clone = model.copy()
     wanted = set(layers)
-    for node in clone.graph:
+    for node in clone.graph.all_nodes():
         if node.name in wanted:
             for weight in _weights(node):
                 weight.const_value = _drawn(weight, seed)

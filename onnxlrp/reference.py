@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
-from onnxlrp.errors import InputError
+from onnxlrp.errors import InputError, Unsupported
 from onnxlrp.plan import Plan
 
 
@@ -23,6 +23,7 @@ def reference_pass(emit: Emit, plan: Plan, baseline: Any) -> Callable[[ir.Value]
     for value in plan.explained:
         given = baseline.get(value.name, 0.0) if isinstance(baseline, Mapping) else baseline
         twins[value] = emit.Expand(_as_array(given, value), emit.Shape(value))
+    _refuse_control_flow(plan)
     with emit.serving("reference"):
         for node in list(plan.facts.graph):
             if not any(output in plan.facts.signals for output in node.outputs) or node.outputs[0] in twins:
@@ -31,6 +32,15 @@ def reference_pass(emit: Emit, plan: Plan, baseline: Any) -> Callable[[ir.Value]
                 continue
             _copy(emit, node, twins)
     return lambda value: twins.get(value, value)
+
+
+def _refuse_control_flow(plan: Plan) -> None:
+    found = [str(decision.unit) for decision in plan.decisions if decision.inside]
+    if found:
+        raise Unsupported(
+            f"DeepLIFT compares two runs layer by layer, and two runs may take other branches or turns: "
+            f"{', '.join(found)}. Use lrp, integrated-gradients or another method."
+        )
 
 
 def _copy(emit: Emit, node: ir.Node, twins: dict[ir.Value, ir.Value]) -> None:

@@ -19,6 +19,7 @@ from control_nets import (
     RNN_INPUTS,
     RNN_OUTPUTS,
     TIME,
+    WIDE,
     Net,
     R,
     W,
@@ -33,8 +34,12 @@ from control_nets import (
     truth,
 )
 from one_node import close
+from onnx import TensorProto, numpy_helper
 
+import onnxlrp
+from onnxlrp.checks import verify
 from onnxlrp.errors import ChoiceError, NoRule, Unsupported
+from onnxlrp.report.graph_drawing import relevance_graph
 
 Array = np.ndarray[Any, Any]
 
@@ -173,3 +178,75 @@ def test_a_loop_that_forgets_what_is_captured_is_caught(monkeypatch: pytest.Monk
     monkeypatch.setattr(control._Backwards, "contributions", lambda self, results: [None] * self._step.count)
     with pytest.raises(AssertionError):
         test_gradient_agrees_with_finite_differences("an RNN as Loop", "Y")
+
+
+# --- rewrites look inside --------------------------------------------------------------------------------------------
+
+
+def test_a_fixed_batch_becomes_dynamic_inside_too() -> None:
+    shape = {"as_two": np.array([2, 1, WIDE], np.int64), "ones": np.array([1], np.int64), "none": np.float32(0)}
+    then = graph(
+        [
+            node("Reshape", ["x", "as_two"], ["r"]),
+            node("Squeeze", ["r", "ones"], ["s"]),
+            node("MatMul", ["s", "W"], ["a"]),
+        ],
+        [],
+        [tensor("a", 2, HIDDEN)],
+    )
+    other = graph([node("Gemm", ["x", "W", "bias"], ["b"])], [], [tensor("b", 2, HIDDEN)])
+    nodes = [
+        node("ReduceSum", ["W"], ["total"], keepdims=0),
+        node("Greater", ["total", "none"], ["c"]),
+        node("If", ["c"], ["y"], then_branch=then, else_branch=other),
+    ]
+    x = numbers(6, WIDE)
+    for weights in (np.abs(W), -np.abs(W)):
+        constants = shape | {"W": weights, "bias": BIAS}
+        net = Net(nodes, [tensor("x", 2, WIDE)], [tensor("y", 2, HIDDEN)], {"x": x[:2]}, constants)
+        explainer = onnxlrp.Explainer(net.model, preset="epsilon", providers="cpu")
+        assert any("made dynamic" in note for note in explainer.model.notes)
+        found = explainer.explain(x).relevance["x"]
+        wanted = np.concatenate([explainer.explain(x[i : i + 2]).relevance["x"] for i in (0, 2, 4)])
+        close(found, wanted)
+
+
+def test_half_precision_is_widened_inside() -> None:
+    net = rnn_as_scan()
+    half = Net(net.nodes, net.inputs, net.outputs, net.feeds, net.constants).model
+    for value in [*half.graph.input, *half.graph.output, *half.graph.node[0].attribute[0].g.input]:
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for attribute in half.graph.node[0].attribute:
+        for value in [*attribute.g.input, *attribute.g.output]:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    weights = [
+        numpy_helper.from_array(numpy_helper.to_array(w).astype(np.float16), w.name) for w in half.graph.initializer
+    ]
+    del half.graph.initializer[:]
+    half.graph.initializer.extend(weights)
+    feeds = {name: array.astype(np.float16) for name, array in net.feeds.items()}
+    cotangent = numbers(TIME, BATCH, HIDDEN, seed=6)
+    explainer = onnxlrp.Explainer(half, preset="epsilon", output="Y", providers="cpu", batch_size=10**9)
+    found = explainer.explain(feeds, target=cotangent).relevance
+    wanted = net.relevance("Y", cotangent, preset="epsilon")
+    for name in wanted:
+        close(found[name], wanted[name], 2e-2)
+
+
+def test_deeplift_is_refused_where_runs_may_differ() -> None:
+    with pytest.raises(Unsupported, match="other branches"):
+        rnn_as_loop().relevance("last", numbers(BATCH, HIDDEN), "deeplift")
+
+
+def test_the_drawing_shows_what_is_inside() -> None:
+    drawn = relevance_graph(branches(1.0).explainer("lrp", "y").plan)
+    assert {"If_1/then/MatMul_1", "If_1/else/Mul_1"} <= set(drawn.successors("If_1")) | set(drawn)
+    assert drawn.has_edge("If_1", "If_1/then/MatMul_1")
+    assert drawn.nodes["If_1/else/Mul_1"]["rule"]
+
+
+def test_verify_judges_loops_and_lists() -> None:
+    for name in ("an RNN as Loop", "a list filled by a loop", "a branch in a Scan in a Loop", "a Scan without state"):
+        net = NETS[name]()
+        verdict = verify(net.model, net.feeds, inputs=net.explained, output=net.outputs[0].name)
+        assert verdict.holds, f"{name}: {verdict}"

@@ -11,6 +11,7 @@ import onnx_ir.passes.common as passes
 
 from onnxlrp.errors import InputError, ModelError
 from onnxlrp.graph import a_category
+from onnxlrp.prepare.inside import infer_inside
 from onnxlrp.session import Arrays, Session
 from onnxlrp.storage import array_of
 
@@ -32,6 +33,7 @@ def make_batch_dynamic(model: ir.Model) -> str:
         return f"The batch stays {size}: with another one the model does not run, or mixes its samples."
     _rewrite(model, size)
     _forget_moved_batches(model, size)
+    _infer_inside_again(model)
     return f"The batch of {size} is made dynamic; two samples at once give what they give one by one."
 
 
@@ -48,11 +50,12 @@ def fixed_batch(graph: ir.Graph) -> int | None:
 
 def _rewrite(model: ir.Model, size: int) -> None:
     graph = model.graph
-    for value in [*graph.inputs, *graph.outputs, *(o for node in graph for o in node.outputs)]:
+    inputs = [value for inside in (graph, *graph.subgraphs()) for value in inside.inputs]
+    for value in [*inputs, *graph.outputs, *(o for node in graph.all_nodes() for o in node.outputs)]:
         if value.shape is not None and len(value.shape) and value.shape[0] == size and not _is_shape_math(value):
             value.shape = ir.Shape([BATCH, *value.shape[1:]])
     rewritten: dict[str, ir.Value] = {}
-    for node in list(graph):
+    for node in list(graph.all_nodes()):
         if node.op_type == "Reshape" and not node.domain and node.inputs[1] is not None:
             _free_reshape(graph, node, size, rewritten)
 
@@ -75,6 +78,14 @@ def _forget_moved_batches(model: ir.Model, size: int) -> None:
                 for a, (d, f) in enumerate(zip(shape, found, strict=True))
             ]
             value.shape = ir.Shape([None if gone else d for d, gone in zip(shape, doubtful, strict=True)])
+
+
+def _infer_inside_again(model: ir.Model) -> None:
+    """What stands in subgraphs was inferred for the fixed size."""
+    for inside in model.graph.subgraphs():
+        for value in [*inside.inputs, *(output for node in inside for output in node.outputs)]:
+            value.shape = None
+    infer_inside(model)
 
 
 def _is_shape_math(value: ir.Value) -> bool:

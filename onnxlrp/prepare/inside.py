@@ -20,6 +20,7 @@ def infer_inside(model: ir.Model) -> str:
     before = _unknown(model.graph)
     if not before:
         return ""
+    _infer(model.graph, model)
     _complete(model.graph, model)
     found = len(before) - len(_unknown(model.graph) & before)
     return f"Ranks of {found} tensors in and behind loops were inferred." if found else ""
@@ -42,6 +43,9 @@ def _complete(graph: ir.Graph, model: ir.Model) -> None:
         for inside in unknown:
             if node.op_type == "Loop":
                 _assume_states(node, inside, model)
+            elif node.op_type == "Scan":
+                _slice_operands(node, inside)
+            _infer(inside, model)
             _complete(inside, model)
         if node.op_type == "Loop" and _describe_outputs(node, subgraphs(node)[0]):
             _infer(graph, model)
@@ -50,6 +54,19 @@ def _complete(graph: ir.Graph, model: ir.Model) -> None:
 def _unknown_in(graph: ir.Graph) -> bool:
     values = [*graph.inputs, *(value for node in graph.all_nodes() for value in node.outputs if value.name)]
     return any(value.shape is None or value.dtype is None for value in values)
+
+
+def _slice_operands(node: ir.Node, body: ir.Graph) -> None:
+    """Give the inputs of a Scan's body the shapes of states, and of slices of what is scanned."""
+    states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", default=False)
+    axes = node.attributes.get_ints("scan_input_axes", default=())
+    for index, (operand, value) in enumerate(zip(node.inputs, body.inputs, strict=False)):
+        if operand is None or operand.shape is None or value.shape is not None:
+            continue
+        sizes = list(operand.shape)
+        if index >= states:
+            del sizes[axes[index - states] if axes else 0]
+        value.shape, value.type = ir.Shape(sizes), value.type or operand.type
 
 
 def _assume_states(node: ir.Node, body: ir.Graph, model: ir.Model) -> None:

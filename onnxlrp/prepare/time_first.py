@@ -16,18 +16,20 @@ def put_time_first(model: ir.Model) -> str:
     """Rewrite every recurrent node of layout 1, in place.  returns: what was done, in words; "" where there is none."""
     found = [
         n
-        for n in model.graph
+        for n in model.graph.all_nodes()
         if n.op_type in RECURRENT and not n.domain and n.attributes.get_int("layout", default=False)
     ]
     for node in found:
+        graph = node.graph
+        assert isinstance(graph, ir.Graph)
         del node.attributes["layout"]
         for index in (0, *STATES):
             operand = node.inputs[index] if index < len(node.inputs) else None
             if operand is not None:
-                node.replace_input_with(index, _before(model.graph, node, operand, index))
+                node.replace_input_with(index, _before(graph, node, operand, index))
         for index, value in enumerate(node.outputs):
             if value.name:
-                _behind(model.graph, node, value, SWAP_SEQUENCE if index == 0 else SWAP)
+                _behind(graph, node, value, SWAP_SEQUENCE if index == 0 else SWAP)
     names = ", ".join(str(node.name) for node in found)
     return f"Recurrent layers with the batch in front run with time in front: {names}." if found else ""
 

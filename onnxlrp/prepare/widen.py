@@ -17,12 +17,17 @@ def widen(model: ir.Model) -> str:
     returns: what was done, in words; "" when the model has no half-precision tensors.
     """
     graph = model.graph
-    if not any(_is_half(value) for node in graph for value in node.outputs):
+    if not any(_is_half(value) for node in graph.all_nodes() for value in node.outputs):
         return ""
     for value in [*graph.inputs, *graph.initializers.values()]:
         if _is_half(value):
             _cast_behind(graph, value)
-    for node in graph:
+    for inside in graph.subgraphs():
+        for value in filter(_is_half, inside.initializers.values()):
+            _cast_behind(inside, value)
+        for value in filter(_is_half, inside.inputs):
+            value.dtype = ir.DataType.FLOAT
+    for node in graph.all_nodes():
         _widen_attributes(node)
         for value in node.outputs:
             if _is_half(value):
@@ -60,6 +65,8 @@ def _widen_attributes(node: ir.Node) -> None:
         for value in node.outputs:
             if _is_half(value) and value.is_graph_output():
                 value.meta["declared"] = value.dtype
+    if node.op_type == "SequenceEmpty" and ir.DataType(node.attributes.get_int("dtype", default=True)) in HALVES:
+        node.attributes["dtype"] = ir.AttrInt64("dtype", int(ir.DataType.FLOAT))
     constant = node.attributes.get("value")
     if constant is not None and constant.type == ir.AttributeType.TENSOR and constant.value.dtype in HALVES:
         array = array_of(constant.value).astype(np.float32)

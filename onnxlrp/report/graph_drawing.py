@@ -17,7 +17,7 @@ from matplotlib.path import Path
 from onnxlrp.errors import ChoiceError
 from onnxlrp.files import atomic_write
 from onnxlrp.graph import as_networkx
-from onnxlrp.plan import Plan
+from onnxlrp.plan import Decision, Plan
 
 SUFFIXES = (".svg", ".dot", ".graphml")
 
@@ -43,7 +43,9 @@ def relevance_graph(plan: Plan) -> nx.DiGraph:
     Vertices are called after their nodes and carry operator, rule, because and kind ("input", "layer", "target").
     """
     graph = as_networkx(plan.units, plan.facts)
-    by_name = {decision.unit.name: decision for decision in plan.decisions}
+    for layer in plan.decisions:
+        _hang_below(graph, layer)
+    by_name = {decision.unit.name: decision for decision in plan.all()}
     for name, vertex in graph.nodes(data=True):
         decision = by_name.get(name)
         vertex["kind"] = "input" if decision is None else "layer"
@@ -55,6 +57,20 @@ def relevance_graph(plan: Plan) -> nx.DiGraph:
         producers = [d.unit.name for d in plan.decisions if plan.target in d.unit.outputs]
         graph.add_edges_from([(target, producer, {"tensor": target}) for producer in producers])
     return graph
+
+
+def _hang_below(graph: nx.DiGraph, decision: Decision) -> None:
+    """The layers of a branch or body, below the layer that runs it, down to what they read from outside."""
+    for inside in decision.inside:
+        region = inside.region
+        graph.add_nodes_from((d.unit.name, {"operator": d.unit.described_type}) for d in region.decisions)
+        layers = as_networkx([d.unit for d in region.decisions], region.facts)
+        names = {d.unit.name for d in region.decisions}
+        graph.add_edges_from((up, down, data) for up, down, data in layers.edges(data=True) if down in names)
+        for inner in region.decisions:
+            if not set(region.targets).isdisjoint(inner.unit.outputs):
+                graph.add_edge(decision.unit.name, inner.unit.name, tensor=inner.unit.outputs[0].name)
+            _hang_below(graph, inner)
 
 
 def save_graph(path: str | os.PathLike[str], plan: Plan) -> list[FilePath]:

@@ -83,8 +83,8 @@ def inspect_model(
     because = "" if explainer.preset is None else "as asked" if preset else WHY_PRESET.get(explainer.preset, "")
     plan = _plan_of(explainer)
     rows = [
-        PlanRow(d.unit.name, d.unit.described_type, str(d.rule), d.source, d.rule.source, d.conserves)
-        for d in (plan.decisions if plan is not None else ())
+        PlanRow("  " * depth + d.unit.name, d.unit.described_type, str(d.rule), d.source, d.rule.source, d.conserves)
+        for depth, d in (plan.levels() if plan is not None else ())
     ]
     without_effect = list(plan.without_effect) if plan is not None else []
     found |= {"explained": explained, "method": explainer.method.name, "preset": explainer.preset}
@@ -100,7 +100,8 @@ def _plan_of(explainer: Explainer) -> Plan | None:
 
 def _described(model: Model, meaning: Meaning) -> dict[str, Any]:
     tensors = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
-    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
+    nodes = list(model.graph.all_nodes())
+    operators = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in nodes)
     return {
         "model": {
             "name": model.name,
@@ -109,7 +110,7 @@ def _described(model: Model, meaning: Meaning) -> dict[str, Any]:
             "exporter": model.exporter,
             "opset": model.original_opset,
             "read_as_opset": model.opset,
-            "nodes": len(model.graph),
+            "nodes": len(nodes),
             "notes": list(model.notes),
         },
         "inputs": [describe(value) for value in model.graph.inputs],
