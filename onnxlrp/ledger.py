@@ -70,7 +70,7 @@ class Ledger:
             for value in handed_on:
                 if value is not None:
                     self._note(emit, decision, HANDED_ON, value)
-                    self._note(emit, decision, HANDED_ON_SIZE, emit.Abs(value))
+                    self._note(emit, decision, HANDED_ON_SIZE, lists.absolute(emit, value))
 
         return watch
 

@@ -116,7 +116,7 @@ class Plan(Region):
     @property
     def steps(self) -> tuple[Unit, ...]:
         """The layers whose derivative is 0 almost everywhere."""
-        return tuple(decision.unit for decision in self.decisions if decision.operator.family is Family.STEPS)
+        return tuple(decision.unit for decision in self.all() if decision.operator.family is Family.STEPS)
 
     def rule_of(self, node_name: str) -> Rule:
         """The rule of the layer that a node of the file belongs to.  Errors: ChoiceError."""
