@@ -344,7 +344,10 @@ class _First:
         return have is None or have != wanted
 
     def _gate(self, unit: Unit, signals: tuple[int, ...]) -> tuple[int | None, bool]:
-        """The operand that comes from a sigmoid or softmax, if exactly one does, and whether it is a softmax."""
+        """The operand that comes from a sigmoid, softmax or reciprocal, if just one does, and whether from a softmax.
+
+        A product with a reciprocal is a division by a signal written otherwise: a normalisation.
+        """
         sources = {index: self._squashed_by(unit.inputs[index]) for index in signals}
         gates = [index for index, source in sources.items() if source]
         return (gates[0], sources[gates[0]] == "Softmax") if len(gates) == 1 else (None, False)
@@ -354,7 +357,7 @@ class _First:
             node = value.producer() if value is not None else None
             if node is None:
                 return ""
-            if node.op_type in _SQUASHING:
+            if node.op_type in _SQUASHING or self._is_reciprocal(node):
                 return node.op_type
             operator = lookup(node.op_type, node.domain)
             if operator is None or (operator.family is not Family.MOVEMENT and node.op_type not in _TRANSPARENT):
@@ -364,6 +367,15 @@ class _First:
                 return ""
             value = signals[0]
         return ""
+
+    def _is_reciprocal(self, node: ir.Node) -> bool:
+        """1/x, c/x, x^(−½): where exporters divide by a norm in two steps."""
+        if node.domain or node.op_type not in ("Reciprocal", "Div", "Pow"):
+            return False
+        if node.op_type == "Pow":
+            exponent = self._facts.constant(node.inputs[1])
+            return exponent is not None and bool((exponent < 0).all())
+        return node.op_type == "Reciprocal" or not self._facts.is_signal(node.inputs[0])
 
 
 _SQUASHING = frozenset({"Sigmoid", "HardSigmoid", "Softmax"}) | frozenset(

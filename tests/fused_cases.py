@@ -89,6 +89,7 @@ def fused_cases() -> Iterator[FusedCase]:
     yield from _multi_head_attention()
     yield from _group_query_attention()
     yield from _rotary_embedding()
+    yield from _others()
 
 
 # --- linear operators with something fused ---------------------------------------------------------------------------
@@ -280,4 +281,18 @@ def _rotary_embedding() -> Iterator[FusedCase]:
     yield FusedCase("RotaryEmbedding", (normal(2, 3, 16), places, cos, sin), partial, weights=(2, 3))
     yield FusedCase(
         "RotaryEmbedding", (normal(2, 2, 3, 8), places, cos, sin), partial | {"interleaved": 1}, weights=(2, 3)
+    )
+
+
+def _others() -> Iterator[FusedCase]:
+    a, b = normal(3, 4), normal(5, 4)
+    yield FusedCase("CDist", (a, b), {"metric": "sqeuclidean"})
+    yield FusedCase("CDist", (a, b), {"metric": "euclidean"})
+    yield FusedCase("Trilu", (a, np.array(1)), {"upper": 1}, constant=(1,))
+    yield FusedCase("ExpandDims", (a, np.array(1, np.int32)), constant=(1,))
+    yield FusedCase("GatherND", (a, np.array([[0], [2]])))
+    yield FusedCase("Pad", (a, np.array([1, 0, 0, 2]), np.array([0.5], np.float32)), constant=(1,))
+    image, kernel = normal(1, 3, 4, 4), normal(3, 2, 3, 3)
+    yield FusedCase(
+        "ConvTransposeWithDynamicPads", (image, kernel, np.array([1, 1, 1, 1])), {"strides": [2, 2]}, constant=(2,)
     )

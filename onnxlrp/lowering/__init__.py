@@ -3,9 +3,11 @@
 from onnxlrp.lowering import (  # noqa: F401 - importing registers
     activations,
     attention,
+    blocked,
     classical,
     linear,
     normalisation,
+    others,
     packed,
     products,
     quantised,

@@ -41,9 +41,20 @@ def _scaled(node: Fused, x: ir.Value, scale: ir.Value | None, bias: ir.Value | N
 
 
 def _summed(node: Fused, bias: int) -> ir.Value:
-    """input + skip + bias, as the residual stream goes on."""
-    z = node.emit.Add(node.x(0), node.x(1))
-    return z if node[bias] is None else node.emit.Add(z, node.x(bias))
+    """input + skip + bias, as the residual stream goes on; a bias belongs to the matrix product that it was behind."""
+    emit, x, skip = node.emit, node.x(0), node.x(1)
+    if node[bias] is None:
+        return emit.Add(x, skip)
+    if _is_product(x):
+        return emit.Add(emit.Add(x, node.x(bias)), skip)
+    if _is_product(skip):
+        return emit.Add(x, emit.Add(skip, node.x(bias)))
+    return emit.Add(emit.Add(x, skip), node.x(bias))
+
+
+def _is_product(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type == "MatMul"
 
 
 @lowered("SkipLayerNormalization")

@@ -2,40 +2,74 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import onnx.defs
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from onnxlrp.graph import subgraphs
 from onnxlrp.rules.registry import Family, lookup
 
 DOUBTFUL = "onnxlrp.doubtful"
 """Mark of a tensor whose sizes are better not known (see `confirm_shapes`)."""
 
 
+MADE_UP = "unk__"
+"""How inference begins the names of dimensions that it knows nothing of; each run counts anew."""
+
+
 def fill_in_shapes(model: ir.Model) -> None:
     """Infer what is unknown, in place; what is known stays as it is."""
-    _infer(model)
-    given = [_give_rank(node) for node in model.graph]
-    if any(given):
-        _infer(model)
+    _infer(model, frozenset())
+    given = {value.name for node in model.graph if _give_rank(node) for value in node.outputs}
+    if given:
+        _infer(model, given)
 
 
-def _infer(model: ir.Model) -> None:
+def _infer(model: ir.Model, keep: Set[str | None]) -> None:
+    """One run of inference.  keep : tensors whose rank it has to take over, for it does not find it"""
     trial = model.clone()
     for node in trial.graph:
-        if _is_foreign(node, model.opset_imports[""]) and _keeps_shape(node):
+        foreign = _is_foreign(node, model.opset_imports[""])
+        if foreign and _keeps_shape(node):
             _read_as_identity(node)
+        for value in node.outputs:
+            if value.shape is not None and not value.is_graph_output():
+                only_rank = foreign or bool(subgraphs(node)) or value.name in keep
+                value.shape = _without_made_up(value.shape, only_rank)
     passes.ShapeInferencePass(check_type=False, strict_mode=False)(trial)
     inferred = {value.name: value for node in trial.graph for value in node.outputs if value.name}
     for node in model.graph:
         for value in node.outputs:
             found = inferred.get(value.name or "")
-            if found is None:
-                continue
-            if value.dtype is None and found.dtype is not None:
-                value.dtype = found.dtype
-            if found.shape is not None and DOUBTFUL not in value.meta:
-                value.shape = _joined(value.shape, found.shape)
+            if found is not None:
+                _take(value, found)
+
+
+def _without_made_up(shape: ir.Shape, only_rank: bool) -> ir.Shape | None:
+    """A shape to start from: whole, or nothing that would hide what inference finds, or the rank with what is known."""
+    if not any(_is_unknown(d) for d in shape):
+        return shape
+    return ir.Shape([None if _is_unknown(d) else d for d in shape]) if only_rank else None
+
+
+def _is_unknown(dimension: int | ir.SymbolicDim) -> bool:
+    return not isinstance(dimension, int) and (dimension.value is None or dimension.value.startswith(MADE_UP))
+
+
+def _take(value: ir.Value, found: ir.Value) -> None:
+    """Found type and dimensions where there are none."""
+    if value.dtype is None and found.dtype is not None:
+        value.dtype = found.dtype
+    if DOUBTFUL in value.meta:
+        return
+    if value.shape is None:
+        value.shape = found.shape
+    else:
+        better = found.shape if found.shape is not None and len(found.shape) == len(value.shape) else None
+        dims = better if better is not None else [None] * len(value.shape)
+        value.shape = ir.Shape([f if _is_unknown(k) else k for k, f in zip(value.shape, dims, strict=True)])
 
 
 def _is_foreign(node: ir.Node, opset: int) -> bool:
@@ -56,16 +90,6 @@ def _read_as_identity(node: ir.Node) -> None:
     node.attributes.clear()
     for value in node.outputs[1:]:
         value.name = ""
-
-
-def _joined(known: ir.Shape | None, found: ir.Shape) -> ir.Shape:
-    """The known dimensions, and the found ones where they are unknown."""
-    if known is None:
-        return found
-    if len(known) != len(found):
-        return known
-    unknown = [not isinstance(d, int) and d.value is None for d in known]
-    return ir.Shape([f if u else k for k, f, u in zip(known, found, unknown, strict=True)])
 
 
 def _give_rank(node: ir.Node) -> bool:
