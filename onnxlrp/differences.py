@@ -72,7 +72,8 @@ def _differentiable(gradient: Explainer, point: Arrays) -> tuple[Explainer, str]
     """What differences are taken of: the model, or, where it rounds to integers, the model without its rounding."""
     if not is_quantised(gradient.model.graph):
         return gradient, ""
-    smooth = gradient.over(without_rounding(gradient.model, point, gradient.providers), "finite-difference")
+    model = without_rounding(gradient.model, point, gradient.providers)
+    smooth = gradient.over(model, "finite-difference", batch_size=max(map(len, map(np.atleast_1d, point.values()))))
     return smooth, "of the model without its rounding; a step function has no finite differences"
 
 

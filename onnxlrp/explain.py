@@ -112,7 +112,7 @@ class Explainer:
             _ = self._planned
         self._require_floats()
 
-    def over(self, model: Model, method: str) -> Explainer:
+    def over(self, model: Model, method: str, batch_size: int) -> Explainer:
         """Another method on another form of the same model, which explains the same tensors."""
         return Explainer(
             model,
@@ -122,7 +122,7 @@ class Explainer:
             logits=None if self._output is not None else self.output.tensor.name,
             labels=self.labels,
             providers=self.providers,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
         )
 
     # --- what was decided --------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ IN_RANGE = [case for case in built() if case.name.startswith("QLinear") and "Sof
 def test_every_element_of_a_gradient_agrees_with_differences(case: Case) -> None:
     """Of the model without its rounding, all inputs at once."""
     explainer = Explainer(case.model(), method="gradient", providers="cpu")
-    smooth = explainer.over(without_rounding(explainer.model, case.feeds, "cpu"), "finite-difference")
+    smooth = explainer.over(without_rounding(explainer.model, case.feeds, "cpu"), "finite-difference", 16)
     seed = np.zeros(explainer.forward_value(case.feeds).shape, np.float32)
     seed.reshape(-1)[[1, -2]] = 1.0, 0.5
     found = explainer.explain(case.feeds, target=seed).relevance
