@@ -67,7 +67,11 @@ class Subject:
 SUBJECTS = {
     "squeezenet": Subject("squeezenet-float32", "SqueezeNet", "caffe-bgr", 16),
     "mobilenetv2": Subject("mobilenetv2-float32", "MobileNetV2", "imagenet", 8),
+    "mobilenetv2-int8": Subject("rtml--mobilenetv2-12-qdq", "MobileNetV2 in int8 (QDQ)", "imagenet", 8),
+    "shufflenet-int8": Subject("models--shufflenet-v2-12-int8", "ShuffleNetV2 in int8 (QLinear)", "imagenet", 8),
 }
+
+FLOATS = ("squeezenet", "mobilenetv2")
 
 
 @dataclass(frozen=True)
@@ -252,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, required=True, help="holds <model>/model.onnx")
     parser.add_argument("--photos", type=Path, required=True, help="INDEX_WNID_label.jpg each")
-    parser.add_argument("--model", choices=SUBJECTS, action="append", help="default: all")
+    parser.add_argument("--model", choices=SUBJECTS, action="append", help="default: the float ones")
     parser.add_argument("--count", type=int, default=200, help="photos, at most")
     parser.add_argument("--many", type=int, default=66, help="photos for methods of many passes; 0 leaves them out")
     parser.add_argument("--store", type=Path, default=Path("paper-images"), help="where measurements are kept")
@@ -260,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--note", default="", help="a sentence on the run, for the page")
     choices = parser.parse_args(arguments)
     command = "python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
-    for name in choices.model or SUBJECTS:
+    for name in choices.model or FLOATS:
         found = measure(SUBJECTS[name], choices)
         save_figure(draw(SUBJECTS[name].title, found), choices.docs / "images" / f"paper-images-{name}.png")
         told = f"{command} --model {name} --count {choices.count} --many {choices.many}"
