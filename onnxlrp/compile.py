@@ -15,6 +15,7 @@ from onnxlrp.deployed import float_view, is_quantised, keep_deployed
 from onnxlrp.emit import Emit, names_in
 from onnxlrp.errors import ChoiceError
 from onnxlrp.ledger import Ledger
+from onnxlrp.lists import is_list
 from onnxlrp.model import Model
 from onnxlrp.output import Output, find_output, find_tensor
 from onnxlrp.plan import Chooser, Decision, Plan, make_plan
@@ -132,12 +133,14 @@ def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) 
     """
     reaching = upstream(target)
     if names is None:
-        found = [value for value in graph.inputs if value in reaching]
+        found = [value for value in graph.inputs if value in reaching and not is_list(value)]
         if not found:
             raise ChoiceError(f"No input of the model reaches '{target.name}', so there is nothing to explain.")
         return found
     found = [find_tensor(graph, name, "input or tensor") for name in names]
     for value in found:
+        if is_list(value):
+            raise ChoiceError(f"'{value.name}' is a list of tensors; relevance can be wanted for tensors alone.")
         if value not in reaching:
             raise ChoiceError(f"'{value.name}' does not reach '{target.name}': nothing flows from one to the other.")
     return found

@@ -150,6 +150,10 @@ class Facts:
             return None
         if node.op_type == "Shape" and not node.domain and node.inputs[0] is not None:
             return self._static_shape(node)
+        if node.op_type == "Gather" and not node.domain:
+            found = self._one_of_the_sizes(node)
+            if found is not None:
+                return found
         if node.op_type in RANDOM or subgraphs(node) or not node.inputs:
             return _constant_node(node)
         inputs = [self.constant(operand) for operand in node.inputs]
@@ -165,10 +169,22 @@ class Facts:
     def _static_shape(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
         operand = node.inputs[0]
         dims = self.dims(operand) if operand is not None else None
-        if dims is None or not all(isinstance(d, int) for d in dims):
+        if dims is None:
             return None
         start = node.attributes.get_int("start", 0)
-        return np.asarray(dims[start : node.attributes.get_int("end", len(dims))], np.int64)
+        asked = dims[start : node.attributes.get_int("end", len(dims))]
+        return np.asarray(asked, np.int64) if all(isinstance(d, int) for d in asked) else None
+
+    def _one_of_the_sizes(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
+        """Gather from a Shape: what is asked for may be fixed where other sizes are not."""
+        shape, indices = node.inputs[0], self.constant(node.inputs[1])
+        asked = shape.producer() if shape is not None else None
+        if asked is None or asked.op_type != "Shape" or asked.attributes or indices is None or asked.inputs[0] is None:
+            return None
+        dims = self.dims(asked.inputs[0])
+        if dims is None or not all(-len(dims) <= i < len(dims) and isinstance(dims[i], int) for i in indices.ravel()):
+            return None
+        return np.asarray([dims[i] for i in indices.ravel()], np.int64).reshape(indices.shape)
 
 
 @dataclass(frozen=True, eq=False)

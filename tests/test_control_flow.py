@@ -34,7 +34,7 @@ from control_nets import (
     truth,
 )
 from one_node import close
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import onnxlrp
 from onnxlrp.checks import verify
@@ -250,3 +250,38 @@ def test_verify_judges_loops_and_lists() -> None:
         net = NETS[name]()
         verdict = verify(net.model, net.feeds, inputs=net.explained, output=net.outputs[0].name)
         assert verdict.holds, f"{name}: {verdict}"
+
+
+@pytest.mark.parametrize("method", ["lrp", "deeplift"])
+def test_a_branch_that_is_always_taken_stands_in_the_place_of_its_if(method: str) -> None:
+    """The question is about a size that is known; both branches call their tensors by the same names."""
+    inner = [node("MatMul", ["x", "W"], ["a"]), node("Relu", ["a"], ["b"])]
+    then = graph([*inner, node("Neg", ["b"], ["c"])], [], [tensor("c", "batch", HIDDEN)])
+    other = graph([*inner, node("Exp", ["b"], ["c"])], [], [tensor("c", "batch", HIDDEN)])
+    nodes = [
+        node("Shape", ["x"], ["sizes"], start=1),
+        node("Equal", ["sizes", "wide"], ["is_wide"]),
+        node("Squeeze", ["is_wide"], ["asked"]),
+        node("If", ["asked"], ["first"], then_branch=then, else_branch=other),
+        node("If", ["asked"], ["second"], then_branch=then, else_branch=other),
+        node("Add", ["first", "second"], ["y"]),
+    ]
+    constants = {"W": W, "wide": np.array([WIDE], np.int64)}
+    x = {"x": numbers(BATCH, WIDE)}
+    net = Net(nodes, [tensor("x", "batch", WIDE)], [tensor("y", "batch", HIDDEN)], x, constants)
+    plain = [*inner, node("Neg", ["b"], ["c"]), node("Add", ["c", "c"], ["y"])]
+    flat = Net(plain, net.inputs, net.outputs, x, constants)
+    cotangent = numbers(BATCH, HIDDEN, seed=7)
+    explainer = net.explainer(method, "y")
+    assert "If" not in {decision.unit.op_type for decision in explainer.plan.all()}
+    found = explainer.explain(x, target=cotangent).relevance["x"]
+    close(found, flat.relevance("y", cotangent, method)["x"])
+
+
+def test_a_list_among_the_inputs_is_not_explained_by_default() -> None:
+    nodes = [node("SequenceInsert", ["l", "x"], ["more"]), node("ConcatFromSequence", ["more"], ["y"], axis=0)]
+    several = helper.make_tensor_sequence_value_info("l", TensorProto.FLOAT, [2, 3])
+    net = Net(nodes, [several, tensor("x", 2, 3)], [tensor("y", "n", 3)], {})
+    assert onnxlrp.Explainer(net.model, providers="cpu").explained == ["x"]
+    with pytest.raises(ChoiceError, match="list"):
+        onnxlrp.Explainer(net.model, inputs=["l"], providers="cpu")

@@ -17,6 +17,7 @@ from onnxlrp.prepare.lower import lower
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.one_by_one import drop_axis_as_run
 from onnxlrp.prepare.sigmoids import write_sigmoids
+from onnxlrp.prepare.take_branches import take_known_branches
 from onnxlrp.prepare.time_first import put_time_first
 from onnxlrp.prepare.unsigned import make_unsigned
 from onnxlrp.prepare.widen import widen
@@ -31,6 +32,7 @@ def prepare(model: Model) -> Model:
     proto = model.copy()
     done = [
         put_time_first(proto),
+        take_known_branches(proto),
         drop_axis_as_run(proto),
         infer_inside(proto),
         observe_unknown(proto),
