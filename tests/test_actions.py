@@ -25,7 +25,7 @@ sys.path.insert(0, str(SAMPLES))
 from _clips import FRAMES, inside, write_clip  # noqa: E402
 
 CLIPS = SAMPLES / "actions_clips"
-MODELS = {name: SAMPLES / name / "model.onnx" for name in ("actions_fisher",)}
+MODELS = {name: SAMPLES / name / "model.onnx" for name in ("actions_fisher", "actions_cnn3d")}
 TRUTH = tomllib.loads((CLIPS / "truth.toml").read_text(encoding="utf-8"))
 
 

@@ -57,6 +57,7 @@ class Subject:
     around: Surroundings
     regions: dict[str, tuple[Size, int, int]]
     """Title → (region, steps, clips)"""
+    seeds: Sequence[int] = TEST
 
     @property
     def model(self) -> Path:
@@ -84,6 +85,7 @@ CNN = Subject(
     "mean",
     Surroundings(spatial=(1,)),
     {"frames": ({"T": 1}, 12, 40)},
+    TEST[:20],
 )
 
 
@@ -106,7 +108,7 @@ class Found:
 def samples_of(folder: Path, subject: Subject, model: Model) -> Iterator[tuple[Sample, Clip]]:
     """Every test clip as the classifier is fed it."""
     sidecar, inputs = Sidecar.beside(subject.model), inputs_of(model)
-    for path, clip in clips_in(folder, TEST):
+    for path, clip in clips_in(folder, subject.seeds):
         yield load(path, sidecar, inputs), clip
 
 
@@ -207,9 +209,9 @@ def section(found: Sequence[Found], choices: argparse.Namespace) -> str:
     lines = [START, "", *shares_table(found)]
     for one in found:
         for number, (title, curves) in enumerate(one.curves.items()):
-            lines += ["", f"### {one.subject.title}: {title}, {one.subject.replaced}", ""]
+            lines += ["", f"### {one.subject.title}: {title}, {one.subject.replaced}; {len(curves.records)} clips", ""]
             lines += [f"![curves](images/{_curve_file(one, number)})", "", *curve_table(curves)]
-    seconds = ", ".join(f"{one.seconds / 60:.0f} min for the {one.subject.title}" for one in found)
+    seconds = ", ".join(f"{one.seconds:.0f} s for the {one.subject.title}" for one in found)
     lines += [
         "",
         f"`python benchmarks/paper/video.py CLIPS`, seed {choices.seed}: {seconds} on 2 cores that other work shared.",
