@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 from onnxlrp.errors import InputError
 from onnxlrp.graph import a_category
 from onnxlrp.model import Model
+from onnxlrp.prepare.dynamic_batch import MOST_ELEMENTS
 from onnxlrp.session import Arrays, Session
 
 SIZES = (8, 1, 16, 32, 64, 128, 224, 256)
@@ -54,6 +56,8 @@ def sample_input(model: Model, seed: int, providers: str | Sequence[str] | None 
 def _candidates(inputs: Sequence[ir.Value], batch: int, random: np.random.Generator) -> Iterator[Arrays]:
     for size in SIZES:
         sizes = _sizes(inputs, batch, size)
+        if any(math.prod(shape) > MOST_ELEMENTS or min(shape, default=0) < 0 for shape in sizes.values()):
+            continue
         for integers in INTEGERS:
             for floats in FLOATS:
                 yield {v.name or "": _array(v, sizes[v.name or ""], floats, integers, random) for v in inputs}

@@ -18,6 +18,7 @@ from onnxlrp.errors import ModelError, Unsupported
 from onnxlrp.exporters import exporter_of
 from onnxlrp.shapes import infer_shapes
 from onnxlrp.storage import read_skeleton
+from onnxlrp.structure import check_structure
 from onnxlrp.upgrade import upgrade
 
 LOWEST_IR_VERSION, HIGHEST_IR_VERSION = 8, 11
@@ -129,12 +130,13 @@ def describe(value: ir.Value) -> str:
 
 
 def _check(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
-    """The structural half of the checker; the explainer gets the full one."""
+    """What every later stage takes for granted; the explainer gets the standard's full checker."""
     del notes
     if not proto.graph.output:
         raise ModelError(f"{where} has no outputs, so there is nothing to explain.")
     if proto.ir_version < 3:
         raise ModelError(f"{where} has IR version {proto.ir_version}; onnxruntime reads versions from 3 on.")
+    check_structure(proto, where)
     return proto
 
 

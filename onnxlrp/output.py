@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxlrp.errors import ChoiceError, no_such
+from onnxlrp.errors import Unsupported, no_such
 from onnxlrp.graph import FLOATS, READ_AS, operands
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
@@ -54,7 +54,7 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
 
     name   : any tensor; taken exactly. None: the first float output, stepped back to scores and logits
     logits : the sidecar's word on where the logits are
-    Errors: ChoiceError for an unknown tensor, or one that holds no floats.
+    Errors: ChoiceError for an unknown tensor; Unsupported where no output holds floats.
     """
     if name is not None:
         value = find_tensor(graph, name, "output")
@@ -145,7 +145,7 @@ def _scores(value: ir.Value) -> ir.Value:
         ):
             found = node.inputs[2]
             continue
-        if node is None or node.op_type not in _LABELS or node.inputs[0] is None:
+        if node is None or node.op_type not in _LABELS or not node.inputs or node.inputs[0] is None:
             break
         data = 1 if node.op_type in ("Gather", "ArrayFeatureExtractor") and node.inputs[0].producer() is None else 0
         operand = node.inputs[data]
@@ -154,7 +154,7 @@ def _scores(value: ir.Value) -> ir.Value:
         found = operand
     if found.dtype in FLOATS:
         return found
-    raise ChoiceError(
+    raise Unsupported(
         f"No output of the model holds floats ('{value.name}' is {value.dtype}), and no scores were found behind it. "
         "Name the tensor to explain with output=."
     )
@@ -167,7 +167,7 @@ def _logits(value: ir.Value) -> ir.Value:
         node = _before_rounding(found.producer())
         if node is not None and (shown := _integer_logits(node)) is not None:
             return shown
-        if node is None or node.domain or node.inputs[0] is None or _holds_no_floats(node):
+        if node is None or node.domain or not node.inputs or node.inputs[0] is None or _holds_no_floats(node):
             return value
         if node.op_type in _PROBABILITIES:
             return node.inputs[0]

@@ -35,7 +35,7 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
 def _inferred(proto: onnx.ModelProto, notes: list[str] | None = None) -> onnx.ModelProto | None:
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except (RuntimeError, onnx.shape_inference.InferenceError) as error:
+    except (RuntimeError, ValueError, MemoryError, onnx.shape_inference.InferenceError) as error:
         if notes is not None:
             notes.append(f"Shape inference stopped: {(str(error).strip() or 'no reason given').splitlines()[0]}")
         return None

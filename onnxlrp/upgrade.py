@@ -28,6 +28,18 @@ HALF_PIXELS = 11
 """From this opset on Resize says where its samples lie; before, they lay at i / scale, rounded down."""
 
 
+_FAILURES = (
+    RuntimeError,
+    onnx.version_converter.ConvertError,
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    ValueError,
+    IndexError,
+    MemoryError,
+)
+"""What the converter raises; the last three are C++'s own, on absurd sizes."""
+
+
 def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
     """Raise the default opset to `LOWEST_OPSET`; weights do not pass through the converter.
 
@@ -61,7 +73,7 @@ def _convert(proto: onnx.ModelProto, version: int, where: str) -> onnx.ModelProt
     metadata = {item.key: item.value for item in proto.metadata_props}
     try:
         upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
-    except (RuntimeError, onnx.version_converter.ConvertError, onnx.checker.ValidationError) as error:
+    except _FAILURES as error:
         raise Unsupported(
             f"{where} has opset {version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
             f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
@@ -141,7 +153,7 @@ def _reads(graph: onnx.GraphProto) -> list[str]:
 
 
 def _types(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
-    with suppress(RuntimeError, onnx.shape_inference.InferenceError):  # then what the file declares has to do
+    with suppress(*_FAILURES):  # then what the file declares has to do
         proto = onnx.shape_inference.infer_shapes(proto)
     made = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
     values = (*made, *proto.graph.input, *proto.graph.value_info, *proto.graph.output)

@@ -10,7 +10,7 @@ import pytest
 from nets import Array, Net, signed
 from onnx import TensorProto, helper
 
-from onnxlrp import ChoiceError, Explainer, InputError
+from onnxlrp import ChoiceError, Explainer, InputError, Unsupported
 
 W = signed(np.random.default_rng(0), 4, 3)
 X = signed(np.random.default_rng(1), 2, 4)
@@ -279,7 +279,7 @@ def test_a_model_of_labels_alone_says_so() -> None:
         [helper.make_tensor_value_info("y", TensorProto.INT64, [2])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    with pytest.raises(ChoiceError, match="No output of the model holds floats"):
+    with pytest.raises(Unsupported, match="No output of the model holds floats"):
         Explainer(model)
 
 

@@ -5,6 +5,8 @@ Whether it does is decided by running it: a batch of two must give what its two 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -16,6 +18,9 @@ from onnxlrp.session import Arrays, Session
 from onnxlrp.storage import array_of
 
 BATCH = "batch"
+
+MOST_ELEMENTS = 1 << 28
+"""Of one made-up input; a declared size above that is a mistake of the file, or not worth a trial."""
 
 
 def make_batch_dynamic(model: ir.Model) -> str:
@@ -145,11 +150,13 @@ def _agrees(model: ir.Model, trial: ir.Model, size: int) -> bool:
 
 
 def random_feeds(model: ir.Model, random: np.random.Generator) -> Arrays:
-    """Numbers of the declared type and shape; symbolic sizes are 8."""
+    """Numbers of the declared type and shape; symbolic sizes are 8.  Errors: InputError above `MOST_ELEMENTS`."""
     feeds = {}
     for value in model.graph.inputs:
         assert value.shape is not None
         shape = [d if isinstance(d, int) else 8 for d in value.shape]
+        if math.prod(shape) > MOST_ELEMENTS:
+            raise InputError(f"No made-up numbers for the input '{value.name}' of shape {shape}: it is too large.")
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         if dtype.kind == "O":
             feeds[value.name or ""] = np.full(shape, a_category(value), object)
