@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxlrp.errors import ModelError, Unsupported
 from onnxlrp.exporters import exporter_of
 from onnxlrp.shapes import infer_shapes
+from onnxlrp.sparse import make_dense
 from onnxlrp.storage import read_skeleton
 from onnxlrp.structure import check_structure
 from onnxlrp.upgrade import upgrade
@@ -185,6 +186,7 @@ def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.
 _Stage = Callable[[onnx.ModelProto, str, list[str]], onnx.ModelProto]
 _STAGES: tuple[_Stage, ...] = (
     _check,
+    make_dense,
     _drop_weights_from_inputs,
     _unzip_maps,
     _inline_functions,

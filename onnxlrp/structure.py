@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 
-import networkx as nx
 import onnx
 import onnx.checker
 import onnx.defs
@@ -103,10 +103,14 @@ def _check_circles(graph: onnx.GraphProto, where: str) -> None:
     edges = [(maker[n], i) for i, node in enumerate(graph.node) for n in _all_reads(node) if n in maker]
     if all(first < second for first, second in edges):
         return
-    drawn = nx.DiGraph(edges)
-    if not nx.is_directed_acyclic_graph(drawn):
-        names = ", ".join(f"'{graph.node[i].name}' ({graph.node[i].op_type})" for i, _ in nx.find_cycle(drawn))
-        raise ModelError(f"{where} is not a valid ONNX model: these nodes wait for each other: {names}.")
+    sorter: TopologicalSorter[int] = TopologicalSorter()
+    for first, second in edges:
+        sorter.add(second, first)
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        names = ", ".join(f"'{graph.node[i].name}' ({graph.node[i].op_type})" for i in error.args[1][1:])
+        raise ModelError(f"{where} is not a valid ONNX model: these nodes wait for each other: {names}.") from error
 
 
 def _all_reads(node: onnx.NodeProto) -> Iterable[str]:

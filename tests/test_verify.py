@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxlrp import checks
+from onnxlrp import Explainer, checks
 from onnxlrp.checks import verify
 from onnxlrp.findings import Finding, Verdict
 from onnxlrp.rules import registry
@@ -152,3 +152,21 @@ def test_a_file_is_held_to_no_more_than_its_own_rounding(
     x = 4000 + np.random.default_rng(0).random((64, 3)).astype(np.float32)
     verdict = finding(verify(net, x), "forward")
     assert verdict.holds is holds and "rounded otherwise" in verdict.detail
+
+
+@pytest.mark.parametrize("in_a_constant", [False, True])
+def test_sparse_weights_are_read(in_a_constant: bool) -> None:
+    net = graph("(float[N, 4] x) => (float[N, 3] y)", "y = MatMul (x, w)")
+    values, places = (
+        onnx.helper.make_tensor("w", FLOAT, [2], [1.5, -2.0]),
+        onnx.helper.make_tensor("i", INT64, [2], [0, 5]),
+    )
+    sparse = onnx.helper.make_sparse_tensor(values, places, [4, 3])
+    if in_a_constant:
+        net.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], sparse_value=sparse))
+    else:
+        net.graph.sparse_initializer.append(sparse)
+    verdict = verify(net)
+    assert verdict.holds, str(verdict)
+    found = Explainer(net, method="gradient").explain(np.ones((1, 4), np.float32), target=2).relevance["x"]
+    assert found.tolist() == [[0.0, -2.0, 0.0, 0.0]]
