@@ -21,6 +21,7 @@ from onnxlrp.deployed import DEQUANTIZE, DYNAMIC, QUANTIZE, float_view, keep_dep
 from onnxlrp.emit import Emit
 from onnxlrp.graph import KEPT, READ_AS
 from onnxlrp.model import Model
+from onnxlrp.prepare import PREPARED
 from onnxlrp.rules.quantised import bounds, dequantized, unrounded
 from onnxlrp.session import Arrays, Session
 
@@ -52,6 +53,7 @@ def without_rounding(model: Model, point: Arrays, providers: str | Sequence[str]
             elif READ_AS in node.metadata_props or any(operand in whole for operand in node.inputs):
                 whole.update(_on_floats(emit, node, whole))
     graph.sort()
+    proto.meta[PREPARED] = True
     return replace(model, proto=proto)
 
 

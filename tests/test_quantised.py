@@ -217,6 +217,19 @@ def test_integers_at_the_end_are_explained_as_the_floats_they_stand_for() -> Non
     np.testing.assert_allclose(found.score, 0.1 * (found.outputs["y"].max(axis=1).astype(np.float64) - 100), rtol=1e-5)
 
 
+def test_packed_weights_of_a_half_precision_model() -> None:
+    """Its prepared graph serves several explainers: none of them may change another's types."""
+    case, random = Case("half"), np.random.default_rng(6)
+    case.feeds["x0"] = random.standard_normal((3, 64)).astype(np.float16)
+    b = case.constant(random.integers(0, 256, (8, 2, 16)), np.uint8)
+    scale = case.constant(0.01 + 0.02 * random.random(16), np.float16)
+    names = {"N": 8, "K": 64, "bits": 4, "block_size": 32}
+    case.output(case.node("MatMulNBits", "x0", b, scale, domain="com.microsoft", **names), 2)
+    case.outputs[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    verdict = verify(case.model(), case.feeds, providers="cpu")
+    assert verdict.holds, str(verdict)
+
+
 def test_a_scale_that_is_fed_is_held() -> None:
     nodes = [*pair("x", "s", "z", "a"), product("a", "y")]
     model = small(nodes, z=(TensorProto.UINT8, 128), w=WEIGHT)

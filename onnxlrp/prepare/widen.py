@@ -26,12 +26,12 @@ def widen(model: ir.Model) -> str:
         for value in filter(_is_half, inside.initializers.values()):
             _cast_behind(inside, value)
         for value in filter(_is_half, inside.inputs):
-            value.dtype = ir.DataType.FLOAT
+            value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in graph.all_nodes():
         _widen_attributes(node)
         for value in node.outputs:
             if _is_half(value):
-                value.dtype = ir.DataType.FLOAT
+                value.type = ir.TensorType(ir.DataType.FLOAT)
     for index, value in enumerate(list(graph.outputs)):
         declared = value.meta.pop("declared", None)
         if declared is not None:
