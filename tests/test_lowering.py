@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from fused_cases import FusedCase, fused_cases, normal
-from node_cases import Case
+from node_cases import Case, cases_of
 from one_node import close
 from test_operators import NoDirection, check_gradient, check_relevance
 
@@ -134,3 +134,36 @@ def test_a_kept_node_computes_and_its_float_view_explains() -> None:
         close(found, np.broadcast_to(2.0 * np.sum(GEMM.operands[1], axis=1), found.shape))  # type: ignore[arg-type]
         lrp = onnxlrp.Explainer(model, preset="epsilon", output="y", providers="cpu")
         assert lrp.explain(feeds, target=np.ones_like(y)).relevance["x0"].sum() == pytest.approx(y.sum(), rel=0.5)
+
+
+# --- the standard's Attention ----------------------------------------------------------------------------------------
+
+MASKED = (
+    "test_attention_4d_attn_mask_3d_causal",
+    "test_attention_causal_boolmask_nan_robustness",
+    "test_attention_23_boolmask_fullymasked_row_nan_robustness",
+    "test_attention_4d_gqa_with_past_and_present",
+    "test_attention_4d_softcap",
+)
+"""Cases with −inf in the scores, rows without a key, caches, grouped heads."""
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_attention_has_a_gradient_and_finite_relevance(name: str) -> None:
+    case = next(case for case in cases_of("Attention") if isinstance(case, Case) and case.name == name)
+    output = case.float_outputs[0]
+    node = replace(case, explained=reaching(case, output))
+    check_gradient(node, output)
+    check_relevance(node, output)
+
+
+def test_every_case_of_the_standards_attention_is_written_out() -> None:
+    for case in cases_of("Attention"):
+        if not isinstance(case, Case):
+            continue
+        prepared = prepare(read(case.model))
+        assert "Attention" not in {node.op_type for node in prepared.graph}, case
+        found = Session(prepared.proto, "cpu").run(case.feeds)
+        wanted = case.session().run(case.float_outputs, case.feeds)
+        for output, array in zip(case.float_outputs, wanted, strict=True):
+            close(np.nan_to_num(found[output]), np.nan_to_num(array), 1e-5)

@@ -12,6 +12,7 @@ from onnxlrp.lowering import (  # noqa: F401 - importing registers
     products,
     quantised,
     refused,
+    standard,
     types,
 )
 from onnxlrp.lowering.fused import Fused, find_lowering, has_view, lowered, lowerings, not_lowered, refusal, refusals

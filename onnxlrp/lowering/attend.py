@@ -45,13 +45,17 @@ def joined(emit: Emit, past: ir.Value | None, new: ir.Value) -> ir.Value:
     return new if past is None else emit.Concat(past, new, axis=2)
 
 
-def repeated(emit: Emit, x: ir.Value, times: int) -> ir.Value:
-    """Each head of keys or values for a group of query heads: (batch, head, …) → (batch, head · times, …)."""
-    if times == 1:
+def repeated(emit: Emit, x: ir.Value, times: int | ir.Value) -> ir.Value:
+    """Each head of keys or values for a group of query heads: (batch, head, …) → (batch, head · times, …).
+
+    times : a number, or a vector of one where it is known at run time only
+    """
+    if isinstance(times, int) and times == 1:
         return x
+    times = emit.constant([times]) if isinstance(times, int) else times
     batch, heads, rest = emit.dim(x, 0), emit.dim(x, 1), emit.Shape(x, start=2)
-    spread = emit.Expand(emit.Unsqueeze(x, [2]), emit.Concat(batch, heads, [times], rest, axis=0))
-    return emit.Reshape(spread, emit.Concat(batch, emit.Mul(heads, [times]), rest, axis=0))
+    spread = emit.Expand(emit.Unsqueeze(x, [2]), emit.Concat(batch, heads, times, rest, axis=0))
+    return emit.Reshape(spread, emit.Concat(batch, emit.Mul(heads, times), rest, axis=0))
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Scores:
     sink: ir.Value | None = None
     empty: bool = False
     stages: dict[str, ir.Value] = field(default_factory=dict)
-    """What was computed on the way, by name: "product", "capped", "masked", "weights"."""
+    """What was computed on the way, by name: "product", "capped", "biased", "seen", "masked", "weights"."""
 
 
 def attend(emit: Emit, q: ir.Value, k: ir.Value, v: ir.Value, scores: Scores) -> ir.Value:
@@ -86,8 +90,10 @@ def attend(emit: Emit, q: ir.Value, k: ir.Value, v: ir.Value, scores: Scores) ->
     scores.stages["capped"] = z
     for bias in scores.added:
         z = emit.Add(z, bias)
+    scores.stages["biased"] = z
     seen = _all(emit, scores.allowed)
     if seen is not None:
+        scores.stages["seen"] = seen
         z = emit.Where(seen, z, NEVER)
     scores.stages["masked"] = z
     weights = emit.Softmax(z, axis=-1) if scores.sink is None else _softmax_beside(emit, z, scores.sink)
