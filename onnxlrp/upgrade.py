@@ -60,7 +60,6 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
     _refuse_hardmax_of_a_matrix(proto, where)
     if entry.version == SCAN_WITH_BATCH:
         _refuse_scan_with_batch(proto, where)
-    _convert_bodies(proto.graph, entry.version, where, _types(proto), [0])
     upgraded = _convert(proto, entry.version, where)
     if entry.version < HALF_PIXELS:
         _sample_as_before(upgraded, before)
@@ -94,62 +93,6 @@ def _refuse_scan_with_batch(proto: onnx.ModelProto, where: str) -> None:
             f"{where} has a Scan of opset 8 ({', '.join(found)}), which runs along a batch as well; no later opset has "
             "that. Export the model again with opset 9 or higher."
         )
-
-
-def _convert_bodies(
-    graph: onnx.GraphProto, version: int, where: str, types: dict[str, onnx.ValueInfoProto], count: list[int]
-) -> None:
-    """Upgrade the subgraphs of control flow, innermost first, in place: the converter leaves them as they are.
-
-    types : of the tensors outside, by name        count : of the bodies so far, for names that collide with no others
-    """
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                body = attribute.g
-                inside = types | {v.name: v for v in (*body.input, *body.value_info, *body.output)}
-                _convert_bodies(body, version, where, inside, count)
-                _convert_body(body, version, where, types, count)
-
-
-def _convert_body(
-    body: onnx.GraphProto, version: int, where: str, types: dict[str, onnx.ValueInfoProto], count: list[int]
-) -> None:
-    """A body is converted as a model of its own, with what it reads from outside as further inputs."""
-    own = _names(body)
-    read = dict.fromkeys(name for name in _reads(body) if name and name not in own)
-    model = onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", version)], ir_version=8)
-    unknown = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
-    model.graph.input.extend(types.get(name) or onnx.helper.make_value_info(name, unknown) for name in read)
-    inputs = len(body.input)
-    converted = _convert(model, version, where).graph
-    del converted.input[inputs:]
-    count[0] += 1
-    new = {name: f"{name}/upgraded_{count[0]}" for name in _names(converted) - own - set(read)}
-    for node in converted.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for tensor in converted.initializer:
-        tensor.name = new.get(tensor.name, tensor.name)
-    del converted.value_info[:]
-    body.CopyFrom(converted)
-
-
-def _names(graph: onnx.GraphProto) -> set[str]:
-    made = {name for node in graph.node for name in node.output}
-    return made | {item.name for item in (*graph.input, *graph.initializer)}
-
-
-def _reads(graph: onnx.GraphProto) -> list[str]:
-    """What nodes and subgraphs of a graph read, without what the subgraphs make themselves."""
-    found = [value.name for value in graph.output]
-    for node in graph.node:
-        found += node.input
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                own = _names(attribute.g)
-                found += [name for name in _reads(attribute.g) if name not in own]
-    return found
 
 
 def _types(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:

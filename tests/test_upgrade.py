@@ -90,6 +90,13 @@ y = Loop (n, t, x) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (bool mo
     r = Mul (c, w)
 }>
 """
+SLICE = """
+y = Loop (n, t, x) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (bool more, float[1, 2, 4, 4] r) {
+    more = Identity (go)
+    a = Slice <axes = [1], starts = [0], ends = [1]> (s)
+    r = Mul (s, a)
+}>
+"""
 IF = """
 p = ReduceSum <keepdims = 0> (x)
 q = Greater (p, zero)
@@ -105,8 +112,9 @@ y = If (q) <
     [
         old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", LOOP, n=np.int64(2), t=np.bool_(True), w=IMAGE),
         old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", IF, zero=np.float32(0)),
+        old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", SLICE, n=np.int64(2), t=np.bool_(True)),
     ],
-    ids=["Loop", "If"],
+    ids=["Loop", "If", "Slice"],
 )
 def test_bodies_of_control_flow_are_upgraded_too(net: onnx.ModelProto) -> None:
     expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]
