@@ -100,6 +100,12 @@ def chosen(node: Fused, scores: ir.Value) -> ir.Value | None:
     return node.through(node.kept()[0], emit.Gather(emit.constant(labels.astype(np.int64)), winner, axis=0))
 
 
+def _shaped(scores: ir.Value, x: ir.Value, columns: int) -> None:
+    """(batch, column) of float32: what the standard's inference does not know of these operators."""
+    scores.dtype = ir.DataType.FLOAT
+    scores.shape = ir.Shape([x.shape[0] if x.shape is not None and len(x.shape) else None, columns])
+
+
 # --- linear ----------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +163,7 @@ def tree_ensemble_classifier(node: Fused) -> list[ir.Value | None]:
         **kept,
         **{f"target_{name}": value for name, value in weights.items() if value is not None},
     )
+    _shaped(scores, x, targets)
     if single:
         scores = two_columns(node, scores, probability=bool((np.asarray(numbers) >= 0).all()))
     else:
@@ -185,6 +192,7 @@ def _machine(node: Fused, coefficients: np.ndarray[Any, Any], vectors: np.ndarra
         n_supports=int(used.sum()),
         rho=[rho],
     )
+    _shaped(value, node.x(), 1)
     producer = value.producer()
     assert producer is not None
     producer.metadata_props[READ_AS] = "KernelMachine"

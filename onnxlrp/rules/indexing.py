@@ -106,15 +106,18 @@ def where(step: Step, g: ir.Value) -> list[Contribution]:
     """
     emit, condition = step.emit, step.raw(0)
     return [
-        g
-        if step.signals == (0,) and _stands_for_something(step.constant(1)) and _stands_for_something(step.constant(2))
-        else None,
+        g if step.signals == (0,) and all(_stands_for_something(step, i) for i in (1, 2)) else None,
         emit.Where(condition, g, 0.0) if step.signal(1) else None,
         emit.Where(condition, 0.0, g) if step.signal(2) else None,
     ]
 
 
-def _stands_for_something(constant: np.ndarray[Any, Any] | None) -> bool:
+def _stands_for_something(step: Step, index: int) -> bool:
+    """Whether an operand is a constant of ordinary size, or one number in the shape of another tensor."""
+    constant, node = step.constant(index), step.raw(index).producer()
+    if constant is None and node is not None and node.op_type == "ConstantOfShape":
+        filler = node.attributes.get("value")
+        constant = np.zeros(1) if filler is None else filler.value.numpy()
     return constant is not None and constant.dtype.kind in "fiu" and bool((np.abs(constant) < MASKED).all())
 
 

@@ -1,0 +1,130 @@
+"""scikit-learn, LightGBM and XGBoost as their exporters write them: each returns its own output and passes `verify`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxlrp import Explainer
+from onnxlrp.checks import verify
+
+sklearn = pytest.importorskip("sklearn")
+skl2onnx = pytest.importorskip("skl2onnx")
+
+from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: E402
+from sklearn import (  # noqa: E402  # noqa: E402
+    calibration,
+    cluster,
+    decomposition,
+    ensemble,
+    linear_model,
+    mixture,
+    naive_bayes,
+    neural_network,
+    pipeline,
+    preprocessing,
+    svm,
+    tree,
+)
+from sklearn.datasets import load_diabetes, load_iris  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FLOWERS, KINDS = load_iris(return_X_y=True)
+FLOWERS = FLOWERS.astype(np.float32)
+PATIENTS, ADVANCE = load_diabetes(return_X_y=True)
+PATIENTS = (PATIENTS * 20).astype(np.float32)
+TWO = KINDS > 0
+join = pipeline.make_pipeline
+Make = Callable[[], Any]
+
+
+def scaled(model: Any) -> Any:
+    return join(preprocessing.StandardScaler(), model)
+
+
+def stacked() -> Any:
+    trees = tree.DecisionTreeRegressor(max_depth=2)
+    return ensemble.StackingRegressor([("line", linear_model.Ridge()), ("trees", trees)])
+
+
+CASES: dict[str, tuple[Make, np.ndarray, np.ndarray]] = {
+    "logistic regression": (lambda: scaled(linear_model.LogisticRegression()), FLOWERS, KINDS),
+    "logistic regression, two classes": (lambda: linear_model.LogisticRegression(), FLOWERS, TWO),
+    "stochastic gradient, log loss": (lambda: scaled(linear_model.SGDClassifier(loss="log_loss")), FLOWERS, TWO),
+    "linear SVM, calibrated": (lambda: calibration.CalibratedClassifierCV(svm.LinearSVC(), cv=2), FLOWERS, KINDS),
+    "RBF SVM with probabilities": (lambda: scaled(svm.SVC(probability=True)), FLOWERS, KINDS),
+    "polynomial SVM": (lambda: scaled(svm.SVC(kernel="poly")), FLOWERS, TWO),
+    "support vector regression": (lambda: svm.SVR(), PATIENTS, ADVANCE),
+    "one-class SVM": (lambda: svm.OneClassSVM(), FLOWERS, KINDS),
+    "decision tree": (lambda: tree.DecisionTreeClassifier(max_depth=4), FLOWERS, KINDS),
+    "random forest": (lambda: ensemble.RandomForestRegressor(5, max_depth=4), PATIENTS, ADVANCE),
+    "boosted trees": (lambda: ensemble.GradientBoostingClassifier(n_estimators=5), FLOWERS, TWO),
+    "AdaBoost": (lambda: ensemble.AdaBoostClassifier(n_estimators=3), FLOWERS, KINDS),
+    "isolation forest": (lambda: ensemble.IsolationForest(n_estimators=3), FLOWERS, KINDS),
+    "stacked": (stacked, PATIENTS, ADVANCE),
+    "naive Bayes": (naive_bayes.GaussianNB, FLOWERS, KINDS),
+    "Gaussian mixture": (lambda: mixture.GaussianMixture(3), FLOWERS, KINDS),
+    "k-means": (lambda: cluster.KMeans(3, n_init=1), FLOWERS, KINDS),
+    "neural network": (lambda: scaled(neural_network.MLPClassifier((8,), max_iter=100)), FLOWERS, TWO),
+    "bins": (
+        lambda: join(preprocessing.KBinsDiscretizer(3, encode="onehot-dense"), linear_model.LogisticRegression()),
+        FLOWERS,
+        KINDS,
+    ),
+    "principal components": (lambda: join(decomposition.PCA(2), linear_model.Ridge()), PATIENTS, ADVANCE),
+    "powers": (lambda: join(preprocessing.PolynomialFeatures(2), linear_model.Ridge()), PATIENTS, ADVANCE),
+    "normaliser": (lambda: join(preprocessing.Normalizer(), linear_model.LogisticRegression()), FLOWERS, KINDS),
+}  # fmt: skip
+
+
+def accepted(data: bytes, x: np.ndarray | dict[str, np.ndarray]) -> None:
+    result = Explainer(data).explain(x)
+    for name, relevance in result.relevance.items():
+        assert np.isfinite(relevance).all(), name
+    assert any(relevance.any() for relevance in result.relevance.values())
+    verdict = verify(data, x)
+    assert verdict.holds, str(verdict)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pipeline_passes_verify(name: str) -> None:
+    make, x, y = CASES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = make().fit(x, y.astype(np.float64) if x is PATIENTS else y.astype(np.int64))
+    exported = skl2onnx.to_onnx(
+        model, initial_types=[("x", FloatTensorType([None, x.shape[1]]))], target_opset={"": 17, "ai.onnx.ml": 3}
+    )
+    accepted(exported.SerializeToString(), x[::30])
+
+
+def test_columns_of_texts_reach_a_forest() -> None:
+    texts = np.array([["red", "s"], ["blue", "l"], ["red", "l"], ["green", "s"]] * 10, object)
+    model = join(preprocessing.OneHotEncoder(sparse_output=False), ensemble.RandomForestClassifier(4, random_state=0))
+    model.fit(texts, np.array([0, 1, 1, 0] * 10))
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", StringTensorType([None, 2]))], target_opset=17)
+    accepted(exported.SerializeToString(), texts[:4])
+
+
+@pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
+@pytest.mark.parametrize("task", ["classes", "two classes", "regression"])
+def test_boosted_trees_of_other_libraries(library: str, task: str) -> None:
+    onnxmltools = pytest.importorskip("onnxmltools")
+    module = pytest.importorskip(library)
+    from onnxmltools.convert.common.data_types import FloatTensorType as Floats
+
+    x, y = (PATIENTS, ADVANCE) if task == "regression" else (FLOWERS, KINDS if task == "classes" else TWO.astype(int))
+    kind = "Regressor" if task == "regression" else "Classifier"
+    prefix, quiet = ("LGBM", {"verbose": -1}) if library == "lightgbm" else ("XGB", {})
+    model = getattr(module, prefix + kind)(n_estimators=4, n_jobs=1, **quiet).fit(x, y)
+    convert = getattr(onnxmltools, f"convert_{library}")
+    data = convert(model, initial_types=[("x", Floats([None, x.shape[1]]))], target_opset=15).SerializeToString()
+    accepted(data, x[::30])
+    gaps = x[::30].copy()
+    gaps[:, 1] = np.nan
+    assert np.isfinite(Explainer(data).explain(gaps).relevance["x"]).all()
