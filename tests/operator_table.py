@@ -34,8 +34,10 @@ opset 16 are upgraded while reading, by the standard's converter.
 
 *Cases* counts (case, output) pairs of the standard's own suite, plus a few of ours, in which the compiled gradient for
 all floating-point inputs at once agrees with finite differences and LRP gives finite numbers that keep their promise:
-first with everything else constant, then with everything fed and sizes unknown. What is left out says why.
-"""
+first with everything else constant, then with everything fed and sizes unknown. What is left out says why."""
+
+
+TITLES = {"": "ai.onnx", "onnxlrp": "onnxlrp: layers of several nodes, never written to a model"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def page(counts: dict[str, Any]) -> str:
     rows = sorted((row_of(operator) for operator in operators()), key=lambda row: row.key)
     parts = [HEAD]
     for domain in dict.fromkeys(row.key[0] for row in rows):
-        parts.append(f"\n## {domain or 'ai.onnx'}\n")
+        parts.append(f"\n## {TITLES.get(domain, domain)}\n")
         header = ["operator", "opsets", "family", "gradient", "LRP", "source", "conserves", "cases", "left out"]
         parts += [_line(header), _line(["---"] * len(header))]
         parts += [_line(row.cells(counts)) for row in rows if row.key[0] == domain]

@@ -58,6 +58,11 @@ WITHOUT_GRADIENT = {
     "StringNormalizer": "works on texts",
     "QuantizeLinear": "gives whole numbers",
     "DequantizeLinear": "reads whole numbers",
+    "TfIdfVectorizer": "counts whole numbers and words",
+    **dict.fromkeys(
+        ("ConcatFromSequence", "SplitToSequence", "Optional", "OptionalGetElement"), "reads or gives lists"
+    ),
+    **dict.fromkeys(("SequenceAt", "SequenceConstruct", "SequenceErase", "SequenceInsert"), "reads or gives lists"),
     **dict.fromkeys(("ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"), "works on whole numbers"),
 }
 """Operators with a relevance rule that no finite difference can say anything about."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from onnxlrp.lowering.fused import not_lowered
 
 not_lowered(
-    "It updates weights while training, and predicts nothing.",
+    "it updates weights while training, and predicts nothing",
     *("Adagrad", "Adam", "Gradient", "Momentum"),
     domain="ai.onnx.preview.training",
 )

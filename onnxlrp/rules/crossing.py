@@ -125,12 +125,12 @@ def _vanishes(term: Term, weight: Contribution, linear: LinearMap) -> bool:
 def _finite(step: Step, index: int, share: ir.Value) -> ir.Value:
     """Nothing goes to −inf, which masks are made of: its part of anything would be −inf · 0."""
     operand = step.raw(index)
-    if not _reaches_from_infinity(step, operand):
+    if not reaches_from_infinity(step, operand):
         return share
     return step.emit.Where(step.emit.IsInf(step.as_float(operand)), 0.0, share)
 
 
-def _reaches_from_infinity(step: Step, value: ir.Value) -> bool:
+def reaches_from_infinity(step: Step, value: ir.Value) -> bool:
     """Whether a constant that holds infinity goes into this tensor, without an operator between that bounds it."""
     seen, waiting = {value}, [value]
     while waiting:
