@@ -36,7 +36,7 @@ no_signal(
 no_signal("works on text", "StringConcat", "StringSplit", "RegexFullMatch")
 no_signal("decodes a compressed image", "ImageDecoder")
 no_signal("asks whether there is a value, or how many", "OptionalHasElement", "SequenceLength")
-no_signal("works on text", "Tokenizer", "MurmurHash3", domain="com.microsoft")
+no_signal("works on text", "MurmurHash3", domain="com.microsoft")
 no_signal("makes its values from bounds or sizes alone", "Range", "RelativePositionBias", domain="com.microsoft")
 no_signal("asks whether there is anything that is not finite", "IsAllFinite", domain="com.microsoft")
 no_signal(
