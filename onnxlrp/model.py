@@ -178,6 +178,15 @@ def _inline_functions(proto: onnx.ModelProto, where: str, notes: list[str]) -> o
     return onnx.inliner.inline_local_functions(proto)
 
 
+def _map_by_loops(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    """SequenceMap is read as the Loop that the standard defines it by."""
+    del where
+    if not any(node.op_type == "SequenceMap" for node in proto.graph.node):
+        return proto
+    notes.append("SequenceMap is read as a Loop.")
+    return onnx.inliner.inline_selected_functions(proto, [("", "SequenceMap")], inline_schema_functions=True)
+
+
 def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
     del where
     return infer_shapes(proto, notes)
@@ -190,6 +199,7 @@ _STAGES: tuple[_Stage, ...] = (
     _drop_weights_from_inputs,
     _unzip_maps,
     _inline_functions,
+    _map_by_loops,
     upgrade,
     _infer_shapes,
 )

@@ -334,6 +334,22 @@ def list_filled_by_a_loop() -> Net:
     return Net(nodes, inputs, [tensor("y", "b", "t", 3), tensor("last", "b", 3)], feeds)
 
 
+def map_of_a_list() -> Net:
+    body = graph(
+        [node("Mul", ["piece", "scale"], ["p"]), node("Tanh", ["p"], ["q"])],
+        [tensor("piece", 2, "k", 3), tensor("scale", 3)],
+        [tensor("q", 2, "k", 3)],
+    )
+    nodes = [
+        node("SplitToSequence", ["x", "sizes"], ["l"], axis=1),
+        node("SequenceMap", ["l", "w"], ["mapped"], body=body),
+        node("ConcatFromSequence", ["mapped"], ["y"], axis=1),
+    ]
+    feeds = {"x": numbers(2, 4, 3), "w": numbers(3)}
+    constants = {"sizes": np.array([1, 3], np.int64)}
+    return Net(nodes, [tensor("x", 2, 4, 3), tensor("w", 3)], [tensor("y", 2, "t", 3)], feeds, constants)
+
+
 def optional_tensor(given: bool) -> Net:
     kind = helper.make_optional_type_proto(helper.make_tensor_type_proto(TensorProto.FLOAT, ["b", 3]))
     then = graph([node("Tanh", ["x"], ["t"]), node("Optional", ["t"], ["some"])], [], [_of("some", kind)])
@@ -376,6 +392,7 @@ NETS: dict[str, Callable[[], Net]] = {
     "a list from a branch": lambda: list_in_a_branch(True),
     "a list from the other branch": lambda: list_in_a_branch(False),
     "a list filled by a loop": list_filled_by_a_loop,
+    "a map of a list": map_of_a_list,
     "an optional tensor": lambda: optional_tensor(True),
     "no optional tensor": lambda: optional_tensor(False),
 }
