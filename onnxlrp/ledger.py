@@ -62,8 +62,6 @@ class Ledger:
         def watch(
             decision: Decision, step: Step, arrived: Sequence[ir.Value | None], handed_on: Sequence[ir.Value | None]
         ) -> None:
-            if any(map(_is_list, (*decision.unit.inputs, *decision.unit.outputs))):
-                return
             self._decisions.append(decision)
             for value in arrived:
                 if value is not None:
@@ -101,11 +99,6 @@ class Ledger:
             if name in (ARRIVED_SIZE, HANDED_ON_SIZE):
                 found[decision] += float(value) * (ROUNDED if name == HANDED_ON_SIZE else 1.0)
         return list(found.values())
-
-
-def _is_list(value: ir.Value | None) -> bool:
-    """Lists have no sum: the layers that read and write them are not accounted for."""
-    return value is not None and isinstance(value.type, ir.SequenceType | ir.OptionalType)
 
 
 def _is_float(operand: ir.Value | None, facts: Facts) -> bool:
