@@ -77,6 +77,7 @@ def _convert(proto: onnx.ModelProto, version: int, where: str) -> onnx.ModelProt
             f"{where} has opset {version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
             f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
         ) from error
+    _name_apart(upgraded.graph, frozenset(value.name for value in upgraded.graph.input))
     for index, tensor in enumerate(upgraded.graph.initializer):
         if tensor.name in external:
             upgraded.graph.initializer[index].CopyFrom(external[tensor.name])
@@ -101,6 +102,38 @@ def _types(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
     made = [onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in proto.graph.initializer]
     values = (*made, *proto.graph.input, *proto.graph.value_info, *proto.graph.output)
     return {value.name: value for value in values}
+
+
+def _name_apart(graph: onnx.GraphProto, outside: frozenset[str]) -> None:
+    """Give what the converter made inside a body another name where something outside has that name already, in place.
+
+    outside : names of the graphs around this one, and of its own inputs
+    """
+    known = outside | _made(graph)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                body = attribute.g
+                doubled = {name: f"{name}/{node.output[0]}/{attribute.name}" for name in _made(body) & known}
+                _rename(body, doubled)
+                _name_apart(body, known | {value.name for value in body.input})
+
+
+def _made(graph: onnx.GraphProto) -> frozenset[str]:
+    made = {name for node in graph.node for name in node.output if name}
+    return frozenset(made | {tensor.name for tensor in graph.initializer})
+
+
+def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
+    """Tensors of a graph, also where its bodies read them."""
+    for item in (*graph.initializer, *graph.output, *graph.value_info):
+        item.name = new.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _rename(attribute.g, new)
 
 
 def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto]) -> None:

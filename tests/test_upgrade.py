@@ -120,3 +120,20 @@ def test_bodies_of_control_flow_are_upgraded_too(net: onnx.ModelProto) -> None:
     expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]
     model = onnxlrp.read(net)
     np.testing.assert_allclose(Session(model.copy(), "cpu").run({"x": IMAGE})["y"], expected, rtol=1e-6)
+
+
+def test_a_body_and_the_graph_around_it_may_both_hold_what_the_converter_writes() -> None:
+    """It numbers the constants that it makes alike in both, and onnxruntime wants each name once."""
+    twice = """
+        a = Slice <axes = [1], starts = [0], ends = [2]> (x)
+        y = Loop (n, t, a) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (bool more, float[1, 2, 4, 4] r) {
+            more = Identity (go)
+            c = Slice <axes = [1], starts = [0], ends = [1]> (s)
+            d = Slice <axes = [1], starts = [1], ends = [2]> (s)
+            r = Concat <axis = 1> (d, c)
+        }>
+    """
+    net = old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", twice, n=np.int64(3), t=np.bool_(True))
+    expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]
+    model = onnxlrp.read(net)
+    np.testing.assert_allclose(Session(model.copy(), "cpu").run({"x": IMAGE})["y"], expected, rtol=1e-6)
