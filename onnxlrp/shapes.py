@@ -20,7 +20,7 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     inferred = _inferred(bare)
     if inferred is None:
         return _inferred(proto, notes) or proto
-    _forget_zeros_of_attention(inferred)
+    _forget_what_is_inferred_wrong(inferred)
     declared = {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
     found = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
     wrong = [name for name, value in found.items() if name in declared and not _complete(value, declared[name])]
@@ -41,13 +41,15 @@ def _inferred(proto: onnx.ModelProto, notes: list[str] | None = None) -> onnx.Mo
         return None
 
 
-def _forget_zeros_of_attention(proto: onnx.ModelProto) -> None:
-    """The standard's inference writes 0 for the length of the keys where that is a name."""
-    doubtful = {name for node in proto.graph.node if node.op_type == "Attention" for name in node.output}
+def _forget_what_is_inferred_wrong(proto: onnx.ModelProto) -> None:
+    """Attention: the standard's inference writes 0 for the length of the keys where that is a name.
+    STFT: it gives all frequencies where half of them are asked for."""
+    makers = {name: node.op_type for node in proto.graph.node if not node.domain for name in node.output}
     for value in (*proto.graph.value_info, *proto.graph.output):
-        for dimension in value.type.tensor_type.shape.dim if value.name in doubtful else ():
-            if dimension.HasField("dim_value") and dimension.dim_value == 0:
-                dimension.Clear()
+        dims, maker = value.type.tensor_type.shape.dim, makers.get(value.name)
+        wrong = dims[2:3] if maker == "STFT" else [d for d in dims if d.HasField("dim_value") and not d.dim_value]
+        for dimension in wrong if maker in ("Attention", "STFT") else ():
+            dimension.Clear()
 
 
 def _complete(found: onnx.ValueInfoProto, declared: onnx.ValueInfoProto) -> bool:

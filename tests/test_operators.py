@@ -57,6 +57,7 @@ WITHOUT_GRADIENT = {
     **dict.fromkeys(("ArgMax", "ArgMin"), "gives positions"),
     "StringNormalizer": "works on texts",
     "QuantizeLinear": "gives whole numbers",
+    "DynamicQuantizeLinear": "gives whole numbers and their scale, which is held constant",
     "DequantizeLinear": "reads whole numbers",
     "TfIdfVectorizer": "counts whole numbers and words",
     **dict.fromkeys(
