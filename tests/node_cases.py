@@ -297,6 +297,8 @@ def _own_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]
         _own(
             "scatter_elements_add_repeated", "ScatterElements", [_floats(3, 2), repeated, with_zeros], reduction="add"
         ),
+        _own("scatter_elements_overwritten", "ScatterElements", [_floats(3, 2), repeated, _floats(3, 2)]),
+        _own("scatter_nd_overwritten", "ScatterND", [_floats(3, 2), _ints([1], [-2], [0]), _floats(3, 2)]),
         _own("scatter_elements_max", "ScatterElements", [_floats(3, 2), repeated, _floats(3, 2)], reduction="max"),
         _own("scatter_nd_mul_zeros", "ScatterND", [_floats(3, 2), _ints([1], [2]), with_zeros[:2]], reduction="mul"),
         _own("one_hot_axis", "OneHot", [_ints([0, 3], [-1, 2]), _ints(4), np.array([-0.5, 2], np.float32)], axis=1),

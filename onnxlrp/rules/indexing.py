@@ -180,8 +180,35 @@ def scatter(step: Step, g: ir.Value) -> list[Contribution]:
 
 
 def _overwrite(step: Step, writing: _Writing, g: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Data that is overwritten gets nothing."""
-    return writing.put(g, step.emit.zeros_like(step.raw(2))), writing.take(g)
+    """Data that is overwritten gets nothing, and so does an update that a later one overwrites."""
+    emit, at_updates = step.emit, writing.take(g)
+    if step.signal(2) and not _each_written_once(step):
+        shape = emit.Shape(step.raw(2))
+        ids = emit.Reshape(emit.Range(0, emit.Size(step.raw(2)), 1), shape, allowzero=1)
+        written = writing.put(emit.Expand(0, emit.Shape(step.raw(0))), ids)
+        at_updates = emit.Where(emit.Equal(writing.take(written), ids), at_updates, 0.0)
+    return writing.put(g, emit.zeros_like(step.raw(2))), at_updates
+
+
+def _each_written_once(step: Step) -> bool:
+    """Whether no two updates are known to go to the same element; False where that is only known at run time."""
+    flat = step.unit.op_type == "ScatterND"
+    axis = -1 if flat else step.axis()
+    sizes = step.dims(1)[:-1] if flat else step.dims(1)[axis : axis + 1]
+    if all(size == 1 for size in sizes):
+        return True
+    indices = step.constant(1)
+    if indices is None:
+        return False
+    reach = step.dims(0)[: indices.shape[-1]] if flat else (step.dims(0)[axis],)
+    if (indices < 0).any():
+        if not all(isinstance(size, int) for size in reach):
+            return False
+        indices = np.where(indices < 0, indices + np.array(reach, np.int64), indices)
+    if flat:
+        rows = indices.reshape(-1, indices.shape[-1])
+        return len(np.unique(rows, axis=0)) == len(rows)
+    return bool((np.diff(np.sort(indices, axis=axis), axis=axis) != 0).all())
 
 
 def _add(step: Step, writing: _Writing, g: ir.Value) -> tuple[ir.Value, ir.Value]:
