@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnxlrp.errors import Unsupported, no_such
+from onnxlrp.errors import ChoiceError, Unsupported, no_such
 from onnxlrp.graph import FLOATS, READ_AS, operands
+from onnxlrp.lists import is_list
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
 _SAME_ELEMENTS = frozenset(
@@ -52,18 +53,23 @@ class Output:
 def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) -> Output:
     """Choose what is explained.
 
-    name   : any tensor; taken exactly. None: the first float output, stepped back to scores and logits
+    name   : any tensor; taken exactly. None: the first float output, stepped back to scores and logits;
+             of a list of tensors the first
     logits : the sidecar's word on where the logits are
-    Errors: ChoiceError for an unknown tensor; Unsupported where no output holds floats.
+    Errors: ChoiceError for an unknown tensor and for a list; Unsupported where no output holds floats.
     """
     if name is not None:
         value = find_tensor(graph, name, "output")
+        if is_list(value):
+            members = ", ".join(f"'{member.name}'" for member in _members(value)) or "one of its tensors"
+            raise ChoiceError(f"'{name}' is a list of tensors; a single tensor is explained. Name {members}.")
         return _output(value, value, graph, "as asked")
     if logits is not None:
         value = find_tensor(graph, logits, "logits tensor")
         asked = next((v for v in graph.outputs if v.dtype in FLOATS and _same_axes(v, value)), value)
         return _output(asked, value, graph, "the sidecar's logits")
-    floats = [value for value in graph.outputs if value.dtype in FLOATS]
+    tensors = [tensor for value in graph.outputs for tensor in (_members(value)[:1] if is_list(value) else [value])]
+    floats = [value for value in tensors if value.dtype in FLOATS]
     asked, because = _scores(graph.outputs[0]) if not floats else floats[0], "first float output"
     if not floats:
         because = "the scores behind the labels"
@@ -73,6 +79,13 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
         behind = [f" before {use.node.op_type} '{use.node.name}'" for use in tensor.uses()][:1]
         because = "the logits" + "".join(behind)
     return _output(asked, tensor, graph, because)
+
+
+def _members(value: ir.Value) -> list[ir.Value]:
+    """The tensors of a list that is written out."""
+    node = value.producer()
+    written_out = node is not None and node.op_type == "SequenceConstruct"
+    return [tensor for tensor in node.inputs if tensor is not None] if node is not None and written_out else []
 
 
 def _output(asked: ir.Value, tensor: ir.Value, graph: ir.Graph, because: str) -> Output:

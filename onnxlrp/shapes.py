@@ -16,7 +16,8 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     bare.CopyFrom(proto)
     del bare.graph.value_info[:]
     for output in bare.graph.output:
-        output.type.tensor_type.ClearField("shape")
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
     inferred = _inferred(bare)
     if inferred is None:
         return _inferred(proto, notes) or proto

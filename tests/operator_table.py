@@ -195,7 +195,7 @@ def names_with_cases() -> list[str]:
 
 
 def count(names: list[str]) -> None:
-    counts = counted()
+    counts = {name: found for name, found in counted().items() if name in names_with_cases()}
     for name in names:
         tally = check_operator(name)
         left_out: dict[str, int] = {}

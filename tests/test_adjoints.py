@@ -57,20 +57,9 @@ SPATIAL = [
 ]
 
 
-def _pads_follow_from_size(layer: Layer) -> bool:
-    """auto_pad SAME with a stride: how much is padded depends on a size that only run time knows."""
-    return "-same" in layer.name and "transpose" not in layer.name
-
-
-@pytest.mark.parametrize("layer", [layer for layer in SPATIAL if not _pads_follow_from_size(layer)], ids=str)
+@pytest.mark.parametrize("layer", SPATIAL, ids=str)
 def test_adjoint_with_symbolic_batch_and_space(layer: Layer) -> None:
     check_adjoint(layer, with_symbols(layer.model, [0, *range(2, len(layer.shape))]))
-
-
-@pytest.mark.parametrize("layer", [layer for layer in SPATIAL if _pads_follow_from_size(layer)], ids=str)
-def test_pads_that_follow_from_a_symbolic_size_are_asked_for(layer: Layer) -> None:
-    with pytest.raises(onnxlrp.NeedsShape, match=r"SAME_.*explicit pads"):
-        check_adjoint(layer, with_symbols(layer.model, [0, *range(2, len(layer.shape))]))
 
 
 # --- one explainer, many sizes ---------------------------------------------------------------------------------------

@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnxlrp import Explainer
+from onnxlrp import ChoiceError, Explainer
 from onnxlrp.checks import verify
 
 sklearn = pytest.importorskip("sklearn")
 skl2onnx = pytest.importorskip("skl2onnx")
 
 from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: E402
-from sklearn import (  # noqa: E402  # noqa: E402
+from sklearn import (  # noqa: E402
     calibration,
     cluster,
     decomposition,
     ensemble,
     linear_model,
     mixture,
+    multioutput,
     naive_bayes,
     neural_network,
     pipeline,
@@ -109,6 +110,18 @@ def test_columns_of_texts_reach_a_forest() -> None:
     model.fit(texts, np.array([0, 1, 1, 0] * 10))
     exported = skl2onnx.to_onnx(model, initial_types=[("x", StringTensorType([None, 2]))], target_opset=17)
     accepted(exported.SerializeToString(), texts[:4])
+
+
+def test_of_several_outputs_in_a_list_the_first_is_explained() -> None:
+    model = multioutput.MultiOutputClassifier(linear_model.LogisticRegression())
+    model.fit(FLOWERS, np.stack([KINDS, KINDS // 2], axis=1))
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=17)
+    data = exported.SerializeToString()
+    accepted(data, FLOWERS[::30])
+    first, second = (Explainer(data, output=name).explain(FLOWERS[::30]) for name in (None, "probabilities2"))
+    assert not np.allclose(first.relevance["x"], second.relevance["x"])
+    with pytest.raises(ChoiceError, match=r"'probabilities' is a list of tensors.*'probabilities2'"):
+        Explainer(data, output="probabilities")
 
 
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
