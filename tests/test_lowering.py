@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from fused_cases import FusedCase, fused_cases, normal
+from nets import Net, signed
 from node_cases import Case, cases_of
 from one_node import close
 from test_operators import NoDirection, check_gradient, check_relevance
@@ -167,3 +168,15 @@ def test_every_case_of_the_standards_attention_is_written_out() -> None:
         wanted = case.session().run(case.float_outputs, case.feeds)
         for output, array in zip(case.float_outputs, wanted, strict=True):
             close(np.nan_to_num(found[output]), np.nan_to_num(array), 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (2, 4, 6)], ids=str)
+def test_a_transposed_matrix_times_a_vector_is_what_numpy_says(shape: tuple[int, ...]) -> None:
+    net, random = Net(), np.random.default_rng(0)
+    x, vector = signed(random, *shape), signed(random, 4)
+    axes = [*range(len(shape) - 2), len(shape) - 1, len(shape) - 2]
+    turned = net.Transpose(net.input("x", shape), perm=axes)
+    model = net.model(net.add("MatMul", [turned, net.weight(vector)], out="y"))
+    wanted = x.transpose(axes) @ vector
+    explanation = onnxlrp.Explainer(model, method="gradient", output="y").explain(x, target=np.ones_like(wanted))
+    close(explanation.outputs["y"], wanted, 1e-5)

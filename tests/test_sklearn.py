@@ -15,12 +15,13 @@ from onnxlrp.checks import verify
 sklearn = pytest.importorskip("sklearn")
 skl2onnx = pytest.importorskip("skl2onnx")
 
-from skl2onnx.common.data_types import FloatTensorType, StringTensorType  # noqa: E402
+from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType  # noqa: E402
 from sklearn import (  # noqa: E402
     calibration,
     cluster,
     decomposition,
     ensemble,
+    gaussian_process,
     linear_model,
     mixture,
     multioutput,
@@ -110,6 +111,13 @@ def test_columns_of_texts_reach_a_forest() -> None:
     model.fit(texts, np.array([0, 1, 1, 0] * 10))
     exported = skl2onnx.to_onnx(model, initial_types=[("x", StringTensorType([None, 2]))], target_opset=17)
     accepted(exported.SerializeToString(), texts[:4])
+
+
+def test_a_gaussian_process_in_double_precision() -> None:
+    x, y = PATIENTS[:40].astype(np.float64), ADVANCE[:40]
+    model = gaussian_process.GaussianProcessRegressor(gaussian_process.kernels.RBF(), alpha=0.1).fit(x, y)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", DoubleTensorType([None, 10]))], target_opset=17)
+    accepted(exported.SerializeToString(), x[:6])
 
 
 def test_of_several_outputs_in_a_list_the_first_is_explained() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from onnxlrp.model import Model
+from onnxlrp.prepare.columns import write_columns
 from onnxlrp.prepare.confirm_shapes import forget_doubtful_sizes
 from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
 from onnxlrp.prepare.inside import infer_inside
@@ -42,6 +43,7 @@ def prepare(model: Model) -> Model:
         widen(proto),
         lower(proto),
         write_sigmoids(proto),
+        write_columns(proto),
         observe_unknown(proto),
         make_unsigned(proto),
         show_integer_ends(proto),
