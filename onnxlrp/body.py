@@ -10,11 +10,14 @@ from onnxlrp.emit import Emit, Literal
 
 
 class BodyEmit(Emit):
-    """Writes the body of a loop. Constants, names and stamps are those of the graph around it, which it can read."""
+    """Writes the body of a loop. Constants, names and stamps are those of the graph around it, which it can read.
 
-    def __init__(self, outside: Emit) -> None:
+    body : one that is there already; None for a new one
+    """
+
+    def __init__(self, outside: Emit, body: ir.Graph | None = None) -> None:
         imports = dict(outside.graph.opset_imports)
-        super().__init__(ir.Graph([], [], nodes=[], opset_imports=imports, name="step"), outside.opset)
+        super().__init__(body or ir.Graph([], [], nodes=[], opset_imports=imports, name="step"), outside.opset)
         self._outside = outside
         self._names = outside._names
         self.stamp, self.scope = outside.stamp, outside.scope

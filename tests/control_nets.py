@@ -57,7 +57,10 @@ class Net:
         weights = [numpy_helper.from_array(np.asarray(array), name) for name, array in self.constants.items()]
         proto = helper.make_model(
             helper.make_graph(self.nodes, "net", self.inputs, self.outputs, weights),
-            opset_imports=[helper.make_opsetid("", self.opset), helper.make_opsetid("of.elsewhere", 1)],
+            opset_imports=[
+                helper.make_opsetid(domain, version)
+                for domain, version in {"": self.opset, "com.microsoft": 1, "of.elsewhere": 1}.items()
+            ],
             ir_version=8,
         )
         onnx.checker.check_model(proto)
@@ -252,6 +255,34 @@ def branch_inside_scan_inside_loop() -> Net:
     return Net(nodes, inputs, [tensor("y", 3)], feeds, constants)
 
 
+def fused_in_a_loop(taken: bool) -> Net:
+    """Fused operators one behind the other, in a body and in a branch inside it; nothing between them has a shape."""
+    then = graph([node("FastGelu", ["z", "bias"], ["a"], domain="com.microsoft")], [], [tensor("a", BATCH, HIDDEN)])
+    other = graph([node("Gelu", ["z"], ["b"])], [], [tensor("b", BATCH, HIDDEN)])
+    body = graph(
+        [
+            node("FusedGemm", ["h_before", "R", "bias"], ["g"], activation="Tanh", domain="com.microsoft"),
+            node("FusedMatMul", ["g", "R"], ["m"], alpha=0.5, transB=1, domain="com.microsoft"),
+            node("Add", ["m", "x"], ["z"]),
+            node("If", ["c"], ["chosen"], then_branch=then, else_branch=other),
+            node("QuickGelu", ["chosen"], ["h"], domain="com.microsoft"),
+            node("Identity", ["go"], ["go_on"]),
+        ],
+        [whole("t"), truth("go"), tensor("h_before", BATCH, HIDDEN)],
+        [truth("go_on"), tensor("h", BATCH, HIDDEN)],
+    )
+    feeds = {"x": numbers(BATCH, HIDDEN), "h0": numbers(BATCH, HIDDEN, seed=1), "R": R, "bias": BIAS}
+    floats = [tensor(name, *array.shape) for name, array in feeds.items()]
+    return Net(
+        [node("Loop", ["three", "", "h0"], ["y"], body=body)],
+        [*floats, truth("c")],
+        [tensor("y", BATCH, HIDDEN)],
+        feeds | {"c": np.array(taken)},
+        {"three": np.array(3, np.int64)},
+        opset=20,
+    )
+
+
 # --- lists and optional tensors --------------------------------------------------------------------------------------
 
 PLACES = {"two": np.array(2, np.int64), "last": np.array(-1, np.int64), "first": np.array(0, np.int64)}
@@ -383,6 +414,8 @@ NETS: dict[str, Callable[[], Net]] = {
     "a branch, taken": lambda: branches(1.0),
     "the other branch": lambda: branches(-1.0),
     "a branch in a Scan in a Loop": branch_inside_scan_inside_loop,
+    "fused operators in a branch in a Loop": lambda: fused_in_a_loop(True),
+    "fused operators in the other branch": lambda: fused_in_a_loop(False),
     "a list, edited and joined": lambda: edited_list(axis=0),
     "a list, edited and stacked": lambda: edited_list(axis=1, new_axis=1),
     "pieces of one size": lambda: pieces(np.array(1, np.int64)),

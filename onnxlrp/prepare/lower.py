@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxlrp.body import BodyEmit
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, Unsupported
 from onnxlrp.graph import FROM_NODE, FROM_TYPE, NOT_LOWERED, READ_AS, Facts
 from onnxlrp.lowering import Fused, find_lowering, has_view, refusal
 from onnxlrp.lowering.function import expand, function_of
 from onnxlrp.prepare.infer import fill_in_shapes
+from onnxlrp.prepare.inside import infer_inside
 from onnxlrp.rules.registry import blocks, inflows, lookup
 
 
@@ -25,20 +27,34 @@ def lower(model: ir.Model, *, integers: bool = False) -> str:
     integers : also those that compute in integers, by their float view
 
     A node that cannot be lowered stays, with the reason noted: methods that only run the model do not mind, and the
-    plan tells it.
+    plan tells it. Often it is a shape, known once the node before it is written out: so all are asked again while some
+    go. In branches and bodies too, but for those that compute in integers.
     """
-    graph, stay, names = model.graph, set[ir.Node](), list[str]()
-    emit = Emit(graph, model.opset_imports[""])
-    while waiting := [node for node in graph if node not in stay and _is_fused(node, integers)]:
+    graphs = (model.graph, *model.graph.subgraphs())
+    outside = Emit(model.graph, model.opset_imports[""])
+    writers = {graph: BodyEmit(outside, graph) if graph is not model.graph else outside for graph in graphs}
+    stay, names = set[ir.Node](), list[str]()
+
+    def waiting(graph: ir.Graph) -> list[ir.Node]:
+        kept = integers and graph is model.graph
+        return [node for node in graph if node not in stay and _is_fused(node, kept)]
+
+    while any(map(waiting, graphs)):
         fill_in_shapes(model)
-        facts = Facts(graph, [], inflows)
-        for node in waiting:
-            if _replace(emit, facts, node):
-                names.append(origin(node)[FROM_NODE])
-            else:
-                stay.add(node)
+        infer_inside(model)
+        refused, before = set[ir.Node](), len(names)
+        for graph in graphs:
+            facts = Facts(graph, [], inflows)
+            for node in waiting(graph):
+                if _replace(writers[graph], facts, node):
+                    names.append(origin(node)[FROM_NODE])
+                else:
+                    refused.add(node)
+        if len(names) == before:
+            stay |= refused
     if names:
         fill_in_shapes(model)
+        infer_inside(model)
     return f"Fused operators are read as their parts: {', '.join(dict.fromkeys(names))}." if names else ""
 
 
