@@ -83,9 +83,10 @@ MOST_ROWS, MOST_VIEWS = 40, 3
 def command(model: Path, files: tuple[str, ...], folder: Path, target: str | None, as_json: bool, **given: Any) -> None:
     """Explain what the predictions of MODEL for each INPUT rest on.
 
-    INPUT is any number of pictures, texts, .npy and .npz files, folders, and globs in quotes. For each, DIR gets
-    heatmap (of a text: its words), overlay (of pictures), figure and relevance (.npz); and one explain.json for all.
-    A file that does not fit is skipped, the others are done, and the exit code is 2.
+    INPUT is any number of files of the model's kind (pictures, texts, tables, series, sound, videos), .npy and .npz
+    files, folders, and globs in quotes. For each, DIR gets heatmap (of a text: its words; of a table: bars; of a
+    series: its traces), overlay (of pictures), figure and relevance (.npz); and one explain.json for all. A file that
+    does not fit is skipped, the others are done, and the exit code is 2.
 
     \b
     Example:

@@ -43,7 +43,8 @@ VISIBLE = 1e-5
 def command(model: Path, file: str | None, method: str, ledger: str, seed: int, as_json: bool, **given: Any) -> None:
     """Check that the explainer of MODEL does what it promises, and show where relevance went, layer by layer.
 
-    Without INPUT (a picture, .npy or .npz) the model gets standard-normal numbers. Exit code 1 when a check fails.
+    Without INPUT (a file as for `onnxlrp explain`) the model gets standard-normal numbers. Exit code 1 when a check
+    fails.
 
     \b
     Example:

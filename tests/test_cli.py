@@ -230,11 +230,12 @@ def test_without_a_sidecar_the_guess_is_told(tmp_path: Path) -> None:
 
 
 def test_hardly_better_than_chance_is_doubted() -> None:
-    assert "preprocessing" in doubt([0.1], 1000)
-    assert doubt([0.25], 1000) == ""
-    assert "preprocessing" in doubt([0.25] * 5, 1000)
-    assert doubt([0.9, 0.1, 0.8, 0.7, 0.1], 1000) == ""
-    assert doubt([0.1], 2) == ""
+    assert "preprocessing" in doubt([0.1], 1000, "image")
+    assert doubt([0.25], 1000, "image") == ""
+    assert "preprocessing" in doubt([0.25] * 5, 1000, "image")
+    assert doubt([0.9, 0.1, 0.8, 0.7, 0.1], 1000, "image") == ""
+    assert doubt([0.1], 2, "image") == ""
+    assert "--preprocessing" not in doubt([0.1], 1000, "series")
 
 
 def test_a_warning_of_every_batch_is_said_once(tmp_path: Path) -> None:

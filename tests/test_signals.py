@@ -285,6 +285,14 @@ def test_explain_draws_a_series_and_names_its_windows(tmp_path: Path) -> None:
     assert first["channel"] == "middle" and 1.2 <= first["from"] < first["to"] <= 1.6
 
 
+def test_without_features_the_heading_names_the_channels(tmp_path: Path) -> None:
+    model = bump_model(tmp_path)
+    Sidecar().replace(kind="series", layout="NCL").write(tmp_path / "bump.toml")
+    explained(model, [walk(tmp_path / "walk.csv")], tmp_path / "out")
+    first = json.loads((tmp_path / "out" / "explain.json").read_text())["inputs"][0]["windows"][0][0]
+    assert first["channel"] == "middle"
+
+
 def test_windows_of_a_series_are_regions_of_a_curve(tmp_path: Path) -> None:
     """Replacing the window of the bump by zero takes the whole score at once."""
     words = [str(bump_model(tmp_path)), str(walk(tmp_path / "walk.csv")), "-o", str(tmp_path / "out"), "--json"]

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
+from nets import Net
 from onnxlrp_cli import main
 
 from onnxlrp import Explainer
@@ -89,3 +91,17 @@ def test_explain_names_the_columns_of_one_input(tmp_path: Path) -> None:
     assert entry["predictions"][0]["label"] == "malignant"
     largest = max(entry["columns"][0], key=lambda column: column["relevance"])
     assert largest["name"].startswith("worst ")
+
+
+def test_without_features_the_heading_names_the_columns(tmp_path: Path) -> None:
+    net = Net()
+    onnx.save(
+        net.model(net.MatMul(net.input("x", ["batch", 2]), net.weight(np.ones((2, 3), np.float32)))),
+        tmp_path / "m.onnx",
+    )
+    (tmp_path / "rows.csv").write_text("age,fare\n22,7.25\n30,8\n")
+    paths = [str(tmp_path / name) for name in ("m.onnx", "rows.csv", "out")]
+    found = CliRunner().invoke(main, ["explain", *paths[:2], "-o", paths[2], "--json"])
+    assert found.exit_code == 0, found.output
+    for entry in json.loads(found.stdout)["inputs"]:
+        assert [column["name"] for column in entry["columns"][0]] == ["age", "fare"]

@@ -34,7 +34,8 @@ def index_of(label: str, labels: Sequence[str] | None) -> int:
         return int(label)
     if labels is None:
         raise ChoiceError(
-            f"target='{label}' is a label, but no labels are known: put `labels` into the sidecar, or give an index."
+            f"target='{label}' is a label, but no labels are known: "
+            "give --labels FILE or `labels` in the sidecar, or an index."
         )
     raise no_such("label", label, labels, f"There are {len(labels)}: {', '.join(list(labels)[:5])}, …")
 

@@ -41,6 +41,7 @@ class Sample:
     picture : uint8 (height, width, 3), what the model sees, to lie under a heatmap; None where nothing can be shown
     original: what people see or hear of it, in the form that its kind's view draws: the `Words` of a text; None where
               the arrays and the picture say it all
+    columns : names of a table's columns or of a series' channels, where the file has a heading
     warnings: what to tell whoever reads the results, such as words that were not known
     """
 
@@ -48,6 +49,7 @@ class Sample:
     arrays: dict[str, NDArray[Any]]
     picture: NDArray[np.uint8] | None = None
     original: Any = None
+    columns: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
 
 

@@ -36,9 +36,10 @@ def load_series(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample
     entry = only_input(inputs, path)
     names, values = _read_json(path) if path.suffix.lower() == ".json" else _read_table(path)
     values = _chosen(values, names, sidecar.features, path)
+    columns = sidecar.features or (tuple(names) if names is not None else None)
     scaled = normalised(values, sidecar)
     array = laid_out(scaled, sidecar.layout, [*entry.shape], path)
-    return Sample(path.stem, {entry.name: fit(array.astype(np.float32), entry, sidecar, path)})
+    return Sample(path.stem, {entry.name: fit(array.astype(np.float32), entry, sidecar, path)}, columns=columns)
 
 
 def series_layout(layout: str | None, rank: int) -> str:

@@ -36,12 +36,12 @@ def load_table(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
     rows = _read_json(path) if path.suffix.lower() == ".json" else _read_csv(path)
     if not rows:
         raise InputError(f"{path}: the table has no rows.")
-    arrays = {}
-    for entry, names in zip(inputs, columns_of(inputs, sidecar, list(rows[0])), strict=True):
+    arrays, columns = {}, columns_of(inputs, sidecar, list(rows[0]))
+    for entry, names in zip(inputs, columns, strict=True):
         cells = [[_cell(row, name, entry, number, path) for name in names] for number, row in enumerate(rows, 1)]
         array: NDArray[Any] = np.array(cells, object if np.dtype(entry.dtype).kind in "OUS" else entry.dtype)
         arrays[entry.name] = fit(array if len(entry.shape) > 1 else array[:, 0], entry, sidecar, path)
-    return Sample(path.stem, arrays)
+    return Sample(path.stem, arrays, columns=tuple(name for names in columns for name in names))
 
 
 def columns_of(inputs: Sequence[Input], sidecar: Sidecar, found: Sequence[str]) -> list[list[str]]:

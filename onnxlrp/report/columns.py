@@ -80,10 +80,9 @@ def column_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style
     if len(cells) != len(values):
         return None
     count = len(values)
-    numbered = (
-        sidecar.features if sidecar.features and len(sidecar.features) == count else [str(n) for n in range(count)]
-    )
-    names = [name for group in columns_of(inputs, sidecar, numbered) for name in group]
+    known = next((names for names in (sidecar.features, sample.columns) if names and len(names) == count), None)
+    found = known or [str(number) for number in range(count)]
+    names = [name for group in columns_of(inputs, sidecar, found) for name in group]
     if len(names) != count:
         return None
     title = f"{drawing.heading}\n{drawing.title}"

@@ -154,7 +154,10 @@ class Gallery:
             return [sample]
         digits = len(str(count - 1))
         pieces = [{name: array[row : row + 1] for name, array in sample.arrays.items()} for row in range(count)]
-        return [Sample(f"{sample.name}-{row:0{digits}}", arrays) for row, arrays in enumerate(pieces)]
+        return [
+            Sample(f"{sample.name}-{row:0{digits}}", arrays, columns=sample.columns)
+            for row, arrays in enumerate(pieces)
+        ]
 
     def _groups(self, samples: Iterable[_Loaded]) -> Iterator[list[_Loaded]]:
         """Samples of the same shapes, as many as a batch holds; at the end what is left."""
@@ -254,7 +257,7 @@ class Gallery:
         """Doubt predictions that are hardly better than chance."""
         tops = [entry.predictions[0].probability for entry in self._entries if entry.predictions]
         classes = summary.class_count(self.explainers[0])
-        self._warn(summary.doubt([top for top in tops if top is not None], classes))
+        self._warn(summary.doubt([top for top in tops if top is not None], classes, self.meaning.sidecar.kind))
 
     def _document(self, target: Target, seconds: float) -> dict[str, Any]:
         first = self.explainers[0]

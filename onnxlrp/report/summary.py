@@ -73,7 +73,12 @@ def as_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
     return np.asarray(powers / powers.sum())
 
 
-def doubt(top_probabilities: Sequence[float], classes: int) -> str:
+_PIXELS = "Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
+_REMEDIES = {"image": _PIXELS, "video": _PIXELS, "text": "Is the tokenizer the one that the model was trained with?"}
+_FEED_AS_TRAINED = "Compare scale, units and order of the numbers with those of its training."
+
+
+def doubt(top_probabilities: Sequence[float], classes: int, kind: str | None) -> str:
     """A sentence where the top classes get too little to believe in the preprocessing; else "".
 
     The median counts, because single photos are hard. Measured on 100 ImageNet photos, median (top-1 accuracy):
@@ -94,7 +99,7 @@ def doubt(top_probabilities: Sequence[float], classes: int) -> str:
     whose = f"The top class of {classes} gets" if single else f"Half the top classes of {classes} get"
     return (
         f"{whose} {middle:.1%} or less; a trained classifier that is fed as it was trained is surer than that (above "
-        f"{least:.0%}). Is the preprocessing right? Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
+        f"{least:.0%}). Is the preprocessing right? {_REMEDIES.get(kind or '', _FEED_AS_TRAINED)}"
     )
 
 

@@ -211,8 +211,9 @@ def _in_own_units(signal: Values, sidecar: Sidecar) -> Values:
 
 
 def _names(count: int, sidecar: Sidecar, sample: Sample) -> Sequence[str]:
-    if sidecar.features is not None and len(sidecar.features) == count:
-        return sidecar.features
+    for names in (sidecar.features, sample.columns):
+        if names is not None and len(names) == count:
+            return names
     if count == 1:
         return ["waveform" if isinstance(sample.original, Sound) or sidecar.kind == "audio" else "value"]
     return [f"channel {number}" for number in range(count)]
