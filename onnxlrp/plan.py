@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from onnxlrp.bounds import at_layer
 from onnxlrp.errors import ChoiceError, NoRule
 from onnxlrp.graph import NOT_LOWERED, Facts, Unit, between, captured
 from onnxlrp.layers import units_of
@@ -199,8 +200,12 @@ class _Planner:
         if operator.subgraphs is not None:
             inside = tuple(self._inside(s, unit, facts, first) for s in operator.subgraphs(unit.node))
         layer = first.look(unit, operator, signals)
-        rule, source = self.user.choose(unit, operator, signals) or self.chooser(layer)
+        rule, source = self.user.choose(unit, operator, signals) or self._of_preset(layer, unit, signals, facts)
         return Decision(unit, operator, rule, source, signals, inside)
+
+    def _of_preset(self, layer: Layer, unit: Unit, signals: tuple[int, ...], facts: Facts) -> tuple[Rule, str]:
+        rule, source = self.chooser(layer)
+        return (at_layer(rule, unit.inputs[signals[0]], facts) if signals else rule), source
 
     def _stand_in(self, unit: Unit, facts: Facts, first: _First) -> Decision | None:
         """An operator without a record crosses by the rule that the user names for it; None where none is named."""

@@ -63,7 +63,7 @@ class Painter:
 
         position : of the sample in its batch
         """
-        if self.sidecar.kind == "tabular" and all(len(one.relevance) > 1 for one in results):
+        if self._is_one_table(sample) and all(len(one.relevance) > 1 for one in results):
             side_by_side = [Drawing.gathered(one, position, title) for one in results if not _is_everything(one)]
             return self._sheet(sample, title, tuple(side_by_side))
         drawings = tuple(
@@ -73,6 +73,11 @@ class Painter:
             for tensor in explanation.relevance
         )
         return self._sheet(sample, title, drawings)
+
+    def _is_one_table(self, sample: Sample) -> bool:
+        """Whether several inputs are the columns of one table: each a column, or all of them with names."""
+        named = self.sidecar.features is not None or sample.columns is not None
+        return self.sidecar.kind == "tabular" and (named or all(array.size == 1 for array in sample.arrays.values()))
 
     def _sheet(self, sample: Sample, title: str, drawings: tuple[Drawing, ...]) -> Sheet:
         return Sheet(title, sample, drawings, tuple(shown(one, sample, self.sidecar, self.style) for one in drawings))
