@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxlrp.compat import find_compat
 from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, output_in, plan_for, upstream
 from onnxlrp.cut import cut_model
+from onnxlrp.data.meaning import class_names
 from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.deployed import float_view
 from onnxlrp.errors import ChoiceError, Unsupported
@@ -56,7 +57,7 @@ class Explainer:
     providers : "auto", "cpu", "cuda" or onnxruntime's own names
     batch_size: samples per run; None = 16
     box       : (low, high) of the preprocessed input, for z-box rules
-    labels    : class names, for targets by label
+    labels    : class names, for targets by label; None = the sidecar's, else those in a scikit-learn classifier's file
     logits    : tensor that holds the logits, where stepping back does not find them
     layout    : axes of the input, such as "NCHW", for pictures of the result
                 (box, labels, logits and layout come from the sidecar beside the file where they are not given)
@@ -90,11 +91,11 @@ class Explainer:
         self.compat = find_compat(compat) if compat is not None else None
         if self.compat is not None:
             options = self.compat.method_options(method.strip().lower().replace("_", "-"), options)
-        self.model = prepare(model if isinstance(model, Model) else read(model))
+        self.model = prepare(_no_explainer(model if isinstance(model, Model) else read(model)))
         self.method = find_method(method, options)
         self.target = target
         sidecar = Sidecar.beside(self.model.path) if self.model.path is not None else Sidecar()
-        self.labels = tuple(labels) if labels is not None else sidecar.labels
+        self.labels = tuple(labels) if labels is not None else sidecar.labels or class_names(self.model)
         self.layout = layout or sidecar.layout
         logits = logits or sidecar.logits
         box = box if box is not None else _known_box(sidecar)
@@ -456,6 +457,17 @@ class Explainer:
 def explain(model: Source | Model, x: Any, **choices: Any) -> Explanation:
     """Explain one batch in one call; the choices are `Explainer`'s."""
     return Explainer(model, **choices).explain(x)
+
+
+def _no_explainer(model: Model) -> Model:
+    """Errors: ChoiceError for a file that `onnxlrp compile` wrote."""
+    if "onnxlrp.version" in model.proto.metadata_props:
+        source = model.proto.metadata_props.get("onnxlrp.source") or "the original"
+        raise ChoiceError(
+            f"'{model.name}' is itself an explainer, compiled from '{source}'. Give that model; "
+            "the explainer is run by onnxruntime alone (docs/explainer-file.md)."
+        )
+    return model
 
 
 def _known_box(sidecar: Sidecar) -> Box | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from onnxlrp_cli import main
 
 from onnxlrp import Explainer
 from onnxlrp.data import Sidecar, inputs_of, load
-from onnxlrp.errors import InputError
+from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.model import read
 
 MODELS = Path(__file__).resolve().parents[1] / "sample_models"
@@ -105,3 +106,36 @@ def test_without_features_the_heading_names_the_columns(tmp_path: Path) -> None:
     assert found.exit_code == 0, found.output
     for entry in json.loads(found.stdout)["inputs"]:
         assert [column["name"] for column in entry["columns"][0]] == ["age", "fare"]
+
+
+@pytest.mark.parametrize("exported", [{}, {"zipmap": False}])
+def test_classes_that_the_file_names_are_called_so(tmp_path: Path, exported: dict[str, Any]) -> None:
+    skl2onnx, linear_model = pytest.importorskip("skl2onnx"), pytest.importorskip("sklearn.linear_model")
+    x = np.array([[0.0, 1], [1, 0], [0, 2], [2, 0]], np.float32)
+    fitted = linear_model.LogisticRegression().fit(x, ["stay", "leave", "stay", "leave"])
+    converted = skl2onnx.to_onnx(fitted, x, options={id(fitted): exported} if exported else None, target_opset=17)
+    onnx.save(converted, tmp_path / "m.onnx")
+    explainer = Explainer(tmp_path / "m.onnx")
+    assert explainer.labels == ("leave", "stay")
+    np.testing.assert_allclose(explainer.explain(x, target="stay").score, explainer.explain(x, target=1).score)
+    arguments = ["explain", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out"), "--json", "--target", "stay"]
+    (tmp_path / "rows.csv").write_text("a,b\n0,5\n")
+    found = CliRunner().invoke(main, [*arguments, str(tmp_path / "rows.csv")])
+    assert json.loads(found.stdout)["inputs"][0]["predictions"][0]["label"] == "stay"
+
+
+def test_labels_that_are_too_few_are_doubted(tmp_path: Path) -> None:
+    net = Net()
+    scores = net.MatMul(net.input("x", ["batch", 2]), net.weight(np.ones((2, 3), np.float32)))
+    onnx.save(net.model(scores), tmp_path / "m.onnx")
+    (tmp_path / "rows.csv").write_text("a,b\n0,5\n")
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    paths = [str(tmp_path / name) for name in ("m.onnx", "rows.csv", "out", "labels.txt")]
+    found = CliRunner().invoke(main, ["explain", *paths[:2], "-o", paths[2], "--labels", paths[3]])
+    assert "2 labels for 3 classes" in found.stderr
+
+
+def test_an_explainer_is_not_explained_again(tmp_path: Path) -> None:
+    Explainer(TREES).save(tmp_path / "explainer.onnx")
+    with pytest.raises(ChoiceError, match="itself an explainer, compiled from"):
+        Explainer(tmp_path / "explainer.onnx")

@@ -66,6 +66,8 @@ def meaning_of(model: Model, said: Mapping[str, object]) -> Meaning:
     """
     given = {key: value for key, value in said.items() if value is not None}
     written = Sidecar.beside(model.path) if model.path is not None else Sidecar()
+    if written.labels is None:
+        written = written.replace(labels=class_names(model))
     if written.kind is not None or written.preprocessing is not None:
         return Meaning(written.replace(**given))
     found = guess_for(model)
@@ -89,6 +91,16 @@ def meaning_of(model: Model, said: Mapping[str, object]) -> Meaning:
 def inputs_of(model: Model) -> list[ModelInput]:
     """The model's inputs as loaders see them."""
     return [_model_input(value) for value in model.graph.inputs]
+
+
+def class_names(model: Model) -> tuple[str, ...] | None:
+    """The names that a scikit-learn classifier's file gives its classes; None where it has none, or several sets."""
+    found = {
+        tuple(node.attributes["classlabels_strings"].as_strings())
+        for node in model.graph
+        if node.domain == "ai.onnx.ml" and "classlabels_strings" in node.attributes
+    }
+    return (found.pop() or None) if len(found) == 1 else None
 
 
 def guess_for(model: Model) -> Guess:

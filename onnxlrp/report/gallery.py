@@ -257,6 +257,7 @@ class Gallery:
         """Doubt predictions that are hardly better than chance."""
         tops = [entry.predictions[0].probability for entry in self._entries if entry.predictions]
         classes = summary.class_count(self.explainers[0])
+        self._warn(summary.miscounted(self.explainers[0]))
         self._warn(summary.doubt([top for top in tops if top is not None], classes, self.meaning.sidecar.kind))
 
     def _document(self, target: Target, seconds: float) -> dict[str, Any]:

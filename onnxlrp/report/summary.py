@@ -116,6 +116,15 @@ def class_count(explainer: Explainer) -> int:
     return size if isinstance(size, int) else 0
 
 
+def miscounted(explainer: Explainer) -> str:
+    """A sentence where there are not as many labels as classes; else "", and for maps and detectors."""
+    classes, labels, shape = class_count(explainer), explainer.labels, explainer.output.asked.shape
+    apart = shape is None or any(size != 1 for size in list(shape)[2 if explainer.output.batched else 1 :])
+    if not labels or not classes or apart or len(labels) == classes:
+        return ""
+    return f"There are {len(labels)} labels for {classes} classes, so names may be wrong. Is the list of labels right?"
+
+
 def conservation_of(explanation: Explanation, sample: int) -> dict[str, float] | None:
     """Sums of one sample; None for methods that conserve nothing."""
     kept = explanation.conservation
