@@ -82,7 +82,7 @@ def no_such(what: str, name: str, known: Iterable[str], others: str = "") -> Cho
     others : instead of the whole list, where that is too long to read
     """
     names = [known_name for known_name in known if known_name]
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.65)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     there_are = others or f"There are: {', '.join(names)}."
     return ChoiceError(f"There is no {what} '{name}'.{hint} {there_are}")

@@ -243,7 +243,7 @@ def _bars_by_size(numbers: Map, names: list[str], title: str, kind: str, most: i
     axis.bar_label(drawn, fmt=_number, padding=3, fontsize=8)
     axis.set_yticks(np.arange(len(lengths)), labels, fontsize=9, parse_math=False)
     axis.invert_yaxis()
-    axis.margins(x=0.12)
+    axis.margins(x=0.16)
     axis.axvline(0, color="0.4", linewidth=0.8)
     return _finished_bars(drawing, axis)
 

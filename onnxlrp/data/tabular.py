@@ -86,7 +86,10 @@ def _read_csv(path: Path) -> list[Row]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a table ({error}). Give a CSV file in UTF-8.") from error
+        raise InputError(
+            f"{path}: cannot be read as a table ({error}). Give a CSV file in UTF-8, "
+            "or say what the model takes: --kind, or `kind` in the sidecar."
+        ) from error
     delimiter = max("\t;,", key=text.partition("\n")[0].count)
     lines = [row for row in csv.reader(text.splitlines(), delimiter=delimiter) if any(cell.strip() for cell in row)]
     if not lines:
