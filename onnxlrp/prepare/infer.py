@@ -61,7 +61,7 @@ def _is_unknown(dimension: int | ir.SymbolicDim) -> bool:
 def _take(value: ir.Value, found: ir.Value) -> None:
     """Found type and dimensions where there are none."""
     if value.dtype is None and found.dtype is not None:
-        value.dtype = found.dtype
+        value.type = ir.TensorType(found.dtype)
     if DOUBTFUL in value.meta:
         return
     if value.shape is None:
@@ -104,5 +104,5 @@ def _give_rank(node: ir.Node) -> bool:
         for value in node.outputs:
             value.shape = ir.Shape([None] * rank)
             if value.dtype is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
-                value.dtype = node.inputs[0].dtype
+                value.type = ir.TensorType(node.inputs[0].dtype)
     return isinstance(rank, int)

@@ -46,7 +46,7 @@ def observe_unknown(model: ir.Model) -> str:
         for value in node.outputs:
             array = found.get(value.name or "")
             if value.name in unknown and isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
-                value.dtype = ir.DataType.from_numpy(array.dtype)
+                value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
                 value.shape = ir.Shape(array.shape if fixed else [None] * array.ndim)
     wrong = [value.name or "" for value in graph.outputs if _corrected(value, found.get(value.name or ""))]
     notes = [f"Types and ranks of {len(unknown)} tensors were read off one run."] if unknown else []
@@ -63,7 +63,7 @@ def _keep_shapes(graph: ir.Graph) -> None:
             node.outputs[0].shape = node.inputs[0].shape
             dtype = node.outputs[0].dtype or ELEMENTWISE[node.op_type] or node.inputs[0].dtype
             if dtype is not None:
-                node.outputs[0].dtype = dtype
+                node.outputs[0].type = ir.TensorType(dtype)
 
 
 def _is_tabular(graph: ir.Graph) -> bool:
