@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx.shape_inference
 
@@ -14,23 +16,81 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     """
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
-    del bare.graph.value_info[:]
-    for output in bare.graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
+    _forget_declarations(bare.graph)
     inferred = _inferred(bare)
     if inferred is None:
         return _inferred(proto, notes) or proto
     _forget_what_is_inferred_wrong(inferred)
-    declared = {value.name: value for value in (*proto.graph.value_info, *proto.graph.output)}
-    found = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
-    wrong = [name for name, value in found.items() if name in declared and not _complete(value, declared[name])]
-    inferred.graph.value_info.extend(
-        value for value in proto.graph.value_info if value.name not in found and value.type.WhichOneof("value")
-    )
-    if wrong:
-        notes.append(f"Declared shapes that contradict the nodes are not believed: {', '.join(wrong[:4])}.")
+    wrong = _complete_graph(inferred.graph, proto.graph)
+    if misread := _forget_wrong_states(inferred.graph, {}):
+        inferred = _inferred(inferred) or inferred
+    if wrong or misread:
+        notes.append(f"Declared shapes that contradict the nodes are not believed: {', '.join((wrong + misread)[:4])}.")
     return inferred
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs that a node holds."""
+    return [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) if graph.node]
+
+
+def _forget_declarations(graph: onnx.GraphProto) -> None:
+    """Take away what is declared of all tensors but the inputs, in branches and bodies too, in place."""
+    del graph.value_info[:]
+    for output in graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    for body in (body for node in graph.node for body in _bodies(node)):
+        _forget_declarations(body)
+
+
+def _complete_graph(inferred: onnx.GraphProto, file: onnx.GraphProto) -> list[str]:
+    """Fill what inference left open from the file, in place.  returns: the tensors where the two contradict"""
+    declared = {value.name: value for value in (*file.value_info, *file.output)}
+    found = {value.name: value for value in (*inferred.value_info, *inferred.output)}
+    wrong = [name for name, value in found.items() if name in declared and not _complete(value, declared[name])]
+    inferred.value_info.extend(
+        value for value in file.value_info if value.name not in found and value.type.WhichOneof("value")
+    )
+    for node, twin in zip(inferred.node, file.node, strict=True):
+        for body, original in zip(_bodies(node), _bodies(twin), strict=True):
+            wrong += _complete_graph(body, original)
+    return wrong
+
+
+def _forget_wrong_states(graph: onnx.GraphProto, outside: Mapping[str, onnx.TypeProto]) -> list[str]:
+    """Take away the shape of a Loop's or Scan's state that it cannot begin with, and what follows, in place.
+
+    outside : types of the tensors around the graph        returns: the states
+    """
+    known = {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
+    known |= {w.name: onnx.helper.make_tensor_type_proto(w.data_type, w.dims) for w in graph.initializer}
+    scope, wrong = {**outside, **known}, []
+    for node in graph.node:
+        for body in _bodies(node):
+            first = 2 if node.op_type == "Loop" else 0
+            scanned = [a.i for a in node.attribute if a.name == "num_scan_inputs"]
+            states = zip(node.input[first : len(node.input) - sum(scanned)], body.input[first:], strict=False)
+            misread = [state for start, state in states if start in scope and _contradict(scope[start], state.type)]
+            for state in misread:
+                state.type.tensor_type.ClearField("shape")
+            if misread:
+                _forget_declarations(body)
+            wrong += [state.name for state in misread] + _forget_wrong_states(body, scope)
+    return wrong
+
+
+def _contradict(start: onnx.TypeProto, state: onnx.TypeProto) -> bool:
+    """Whether no tensor has both shapes."""
+    if not (start.tensor_type.HasField("shape") and state.tensor_type.HasField("shape")):
+        return False
+    ours, theirs = start.tensor_type.shape.dim, state.tensor_type.shape.dim
+    fixed = [(a.dim_value, b.dim_value) for a, b in zip(ours, theirs, strict=False) if _fixed(a) and _fixed(b)]
+    return len(ours) != len(theirs) or any(a != b for a, b in fixed)
+
+
+def _fixed(dimension: onnx.TensorShapeProto.Dimension) -> bool:
+    return bool(dimension.HasField("dim_value"))
 
 
 def _inferred(proto: onnx.ModelProto, notes: list[str] | None = None) -> onnx.ModelProto | None:

@@ -438,6 +438,28 @@ def test_a_broken_graph_is_a_model_error_that_says_what_is_broken(name: str, sai
         onnxlrp.Explainer(damaged("mlp", [name], Random(1)))
 
 
+IF = "s = ReduceSum <keepdims = 0> (x) p = Greater (s, o) y = If (p) <then_branch = a () => "
+LOOP = "y = Loop (m, , x) <body = a (int64 t, bool g, "
+MISDECLARED = {
+    "outputs of branches": f"{IF} (float[N, 5] u) {{ u = Relu (x) }}, "
+    "else_branch = b () => (float[7] v) { v = Neg (x) }>",
+    "inside a branch": f"{IF} (float[N, 4] u) <float[2, 3, 4] i> {{ i = Relu (x) u = Neg (i) }}, "
+    "else_branch = b () => (float[N, 4] v) { v = Neg (x) }>",
+    "the rank of a state": f"{LOOP} float[3, 3, 4] h) => (bool n, float[3, 3, 4] k) "
+    "{ i = MatMul (h, w) k = Tanh (i) n = Identity (g) }>",
+    "the size of a state": f"{LOOP} float[N, 5] h) => (bool n, float[N, 5] k) "
+    "{ i = MatMul (h, w) j = Softmax <axis = -1> (i) k = Mul (h, j) n = Identity (g) }>",
+}
+
+
+@pytest.mark.parametrize("place", MISDECLARED)
+def test_shapes_declared_in_branches_and_bodies_are_not_believed_against_the_nodes(place: str) -> None:
+    weights = {"o": np.array(0, np.float32), "m": np.array(2), "w": (4, 4)}
+    made = net("(float[N, 4] x) => (float[N, 4] y)", MISDECLARED[place], **weights)  # type: ignore[arg-type]
+    assert outcome(made.SerializeToString()) == "right"
+    assert any("are not believed" in note for note in onnxlrp.read(made).notes)
+
+
 # --- random graphs ---------------------------------------------------------------------------------------------------
 
 STEPS = (
