@@ -80,7 +80,9 @@ def encode(texts: Sequence[str], vocabulary: Sequence[str], length: int) -> NDAr
     return rows
 
 
-def write_texts_sidecar(model: Path, vocabulary: Sequence[str], names: Sequence[str], about: dict[str, object]) -> None:
+def write_texts_sidecar(
+    model: Path, vocabulary: Sequence[str], names: Sequence[str], about: dict[str, object], **fields_of_its_own: object
+) -> None:
     """The vocabulary and the sidecar beside a model of tokens.
 
     names : of the classes        about : accuracy, test_samples, script, exporter
@@ -88,4 +90,4 @@ def write_texts_sidecar(model: Path, vocabulary: Sequence[str], names: Sequence[
     (model.parent / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     fields = {"kind": "text", "name": model.parent.name, "layout": "NL", "tokenizer": "vocab.txt", "labels": names}
     told = {"licence": licence_line(str(about["script"])), "data": DATA, **about}
-    write_sidecar(model, {**fields, "logits": "logits"}, told)
+    write_sidecar(model, {**fields, **fields_of_its_own, "logits": "logits"}, told)

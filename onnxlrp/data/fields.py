@@ -42,6 +42,13 @@ def positive(value: object) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
+def whole(value: object) -> int:
+    """A whole number above zero."""
+    if not isinstance(value, int) or not _is_whole(value) or value <= 0:
+        raise ValueError("a whole number above 0")
+    return value
+
+
 def axis_letters(value: object) -> str:
     """The input's axes in order, a letter each: batch, channel, height, width, time, depth, length, feature."""
     if not isinstance(value, str) or not value or set(value) - set(AXES) or len(set(value)) < len(value):

@@ -53,6 +53,7 @@ KEYS: dict[str, fields.Check] = {
     "rate": fields.positive,
     "spectrogram": fields.table,
     "tokenizer": fields.text,
+    "longest": fields.whole,
     "logits": fields.text,
     "preset": fields.text,
     "motion": fields.patches,
@@ -70,6 +71,7 @@ class Sidecar:
     features: column names, channel names
     rate    : samples per second of a recording or series        spectrogram : how a recording becomes features
     tokenizer, logits : a file beside the model; the tensor that holds the logits
+    longest : tokens of a text at most, where the model has no more positions
     preset  : of LRP, the one that suits the model's architecture
     motion  : of videos read as motion vectors: how patches are cut, see `onnxlrp.data.motion.Patches`
     """
@@ -90,6 +92,7 @@ class Sidecar:
     rate: float | None = None
     spectrogram: dict[str, object] | None = None
     tokenizer: str | None = None
+    longest: int | None = None
     logits: str | None = None
     preset: str | None = None
     motion: dict[str, int] | None = None

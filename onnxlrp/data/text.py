@@ -25,7 +25,8 @@ def load_text(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
     """One text of one file.
 
     Inputs called after a mask get ones where there is text, segments and types their numbers, positions 0, 1, 2…, and
-    the one that is left the token numbers. Rows of fixed length are filled with padding, and longer texts are cut.
+    the one that is left the token numbers. Rows of fixed length are filled with padding; texts longer than these, or
+    than the sidecar's `longest`, are cut.
     Errors: InputError for a file that is no text, is empty, or for a model that takes no tokens.
     """
     text = _read(path)
@@ -40,7 +41,7 @@ def load_text(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
     tokens = tokenizer_of(sidecar.tokenizer, folder)(text)
     if not len(tokens.words):
         raise InputError(f"{path}: holds no words that the tokenizer knows. Give a text that is not empty.")
-    arrays = {entry.name: fit(_row(tokens, entry, inputs), entry, sidecar, path) for entry in inputs}
+    arrays = {entry.name: fit(_row(tokens, entry, inputs, sidecar.longest), entry, sidecar, path) for entry in inputs}
     length = max(array.shape[-1] for array in arrays.values())
     words = tokens.words.fitted(length)
     return Sample(path.stem, arrays, original=words, warnings=_warnings(words))
@@ -70,12 +71,12 @@ def _as_strings(path: Path, text: str, sidecar: Sidecar, inputs: Sequence[Input]
     return Sample(path.stem, arrays)
 
 
-def _row(tokens: Tokens, entry: Input, inputs: Sequence[Input]) -> NDArray[Any]:
+def _row(tokens: Tokens, entry: Input, inputs: Sequence[Input], longest: int | None) -> NDArray[Any]:
     """(1, token) for one input, shaped like it where the model leaves no room for a batch."""
     name = entry.name.lower()
     count = len(tokens.ids)
     fixed = entry.shape[-1] if entry.shape else None
-    length = fixed if isinstance(fixed, int) and fixed > 0 else count
+    length = fixed if isinstance(fixed, int) and fixed > 0 else min(count, longest or count)
     filler = 0
     if "mask" in name:
         row = np.ones(count, np.int64)
