@@ -205,3 +205,36 @@ def test_an_optimised_model_explains_as_before(name: str, level: str, tmp_path: 
             for m in (model, other)
         )
         assert np.abs(after - before).max() <= CLOSE * np.abs(before).max(), (method, preset)
+
+
+CONVOLUTIONS = """a = Conv <kernel_shape=[3, 3], pads=[1, 1, 1, 1]> (x, v)
+        b = Relu(a)
+        c = Conv <kernel_shape=[3, 3], pads=[1, 1, 1, 1]> (b, w)
+        d = Add(c, b)
+        e = Relu(d)
+        f = MaxPool <kernel_shape=[2, 2], strides=[2, 2]> (e)
+        g = Conv <kernel_shape=[1, 1]> (f, u)
+        h = GlobalAveragePool(g)
+        y = Flatten(h)"""
+
+
+def test_channels_in_blocks_explain_as_before(tmp_path: Path) -> None:
+    """NCHWc: what level "all" saves of a net of convolutions."""
+    signature = "g (float[batch, 3, 8, 8] x) => (float[batch, 16] y)"
+    text = f'<ir_version: 8, opset_import: ["": 13]> {signature} {{ {CONVOLUTIONS} }}'
+    model, random = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"v": (16, 3, 3, 3), "w": (16, 16, 3, 3), "u": (16, 16, 1, 1)}.items():
+        array = (random.normal(size=shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    other = optimised(model, "all", tmp_path)
+    if "com.microsoft.nchwc" not in {node.domain for node in other.graph.node}:
+        pytest.skip("onnxruntime puts no channels into blocks on this processor")
+    feeds = {"x": random.normal(size=(2, 3, 8, 8)).astype(np.float32)}
+    for method, preset in (("gradient", None), ("lrp", "epsilon"), ("lrp", "epsilon-plus")):
+        before, after = (
+            onnxlrp.Explainer(m, method=method, preset=preset, output="y", providers="cpu")
+            .explain(feeds, target=3)
+            .relevance["x"]
+            for m in (model, other)
+        )
+        assert np.abs(after - before).max() <= CLOSE * np.abs(before).max(), (method, preset)
