@@ -132,6 +132,9 @@ def _activations() -> Iterator[FusedCase]:
     yield FusedCase("FastGelu", (x, bias), opset=20)
     yield FusedCase("QuickGelu", (x,))
     yield FusedCase("QuickGelu", (x,), {"alpha": 1.0})
+    yield FusedCase("ScaledSiLU", (x,))
+    yield FusedCase("ScaledSiLU", (x,), {"alpha": 0.5})
+    yield FusedCase("GatedAdd", (x, x * 2, normal(2, 3, 1)))
 
 
 # --- normalisations --------------------------------------------------------------------------------------------------
@@ -149,6 +152,7 @@ def _normalisations() -> Iterator[FusedCase]:
     yield FusedCase("SkipSimplifiedLayerNormalization", (x, skip, scale), {"epsilon": 1e-6})
     yield FusedCase("SimplifiedLayerNormalization", (x, scale), {"axis": -1, "epsilon": 1e-6}, domain="")
     yield FusedCase("SimplifiedLayerNormalization", (x, normal(3, 8)), {"axis": 1, "epsilon": 1e-6}, domain="")
+    yield FusedCase("GatedRMSNorm", (x, scale, skip), {"epsilon": 1e-6})
     tokens, segments = (
         np.array([[3, 1, 0, 2], [1, 1, 4, 0]], np.int32),
         np.array([[0, 0, 1, 1], [0, 1, 1, 1]], np.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 import pytest
-from fused_cases import FusedCase, fused_cases, normal
+from fused_cases import Array, FusedCase, fused_cases, normal
 from nets import Net, signed
 from node_cases import Case, cases_of
 from one_node import close
@@ -63,6 +64,68 @@ def reaching(case: Case, output: str) -> tuple[str, ...]:
 
 STEPS: frozenset[str] = frozenset()
 """Operators that are flat wherever they are smooth."""
+
+
+# --- operators that onnxruntime's CPU provider does not run: their formulas -------------------------------------------
+
+
+def _gelu(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2))))
+
+
+def _tanh_gelu(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))))
+
+
+def _softmax(x: Array, axes: tuple[int, ...]) -> Array:
+    powers = np.exp(x - x.max(axes, keepdims=True))
+    return np.asarray(powers / powers.sum(axes, keepdims=True))
+
+
+def _group_norm(x: Array, scale: Array, shift: Array, groups: int) -> Array:
+    """Channels last."""
+    parts = x.reshape(*x.shape[:3], groups, -1)
+    centred = parts - parts.mean((1, 2, 4), keepdims=True)
+    return np.asarray((centred / np.sqrt(parts.var((1, 2, 4), keepdims=True) + 1e-5)).reshape(x.shape) * scale + shift)
+
+
+ROWS, WIDE, LEFT = normal(2, 3, 8), normal(8), normal(3, 4)
+IMAGE, SCALE = normal(2, 4, 5, 8), np.abs(normal(8)) + np.float32(0.1)
+HALVES = ROWS + WIDE
+
+FORMULAS: list[tuple[FusedCase, Array]] = [
+    (FusedCase("BiasAdd", (ROWS, WIDE, ROWS * 2)), ROWS * 3 + WIDE),
+    (FusedCase("BiasDropout", (ROWS, WIDE, ROWS * 2)), ROWS * 3 + WIDE),
+    (FusedCase("BitmaskBiasDropout", (ROWS, WIDE)), ROWS + WIDE),
+    (FusedCase("BitmaskDropout", (ROWS,)), ROWS),
+    (FusedCase("BiasSplitGelu", (ROWS, WIDE)), HALVES[..., :4] * _gelu(HALVES[..., 4:])),
+    (FusedCase("BiasSoftmax", (ROWS, ROWS[:1]), {"axis": 2}), _softmax(ROWS + ROWS[:1], (2,))),
+    (FusedCase("BiasSoftmax", (ROWS, ROWS[:1]), {"axis": 1}), _softmax(ROWS + ROWS[:1], (1, 2))),
+    (FusedCase("GemmFastGelu", (LEFT, LEFT.T * 2, normal(3))), _tanh_gelu(LEFT @ LEFT.T * 2 + normal(3))),
+    (
+        FusedCase("FusedMatMulActivation", (LEFT, LEFT), {"transB": 1, "alpha": 0.5, "activation": "Tanh"}),
+        np.tanh(LEFT @ LEFT.T * 0.5),
+    ),
+    (FusedCase("GroupNorm", (IMAGE, SCALE, WIDE), {"groups": 2}), _group_norm(IMAGE, SCALE, WIDE, 2)),
+    (
+        FusedCase("SkipGroupNorm", (IMAGE, SCALE, WIDE, IMAGE**2, WIDE), {"groups": 4}),
+        _group_norm(IMAGE + IMAGE**2 + WIDE, SCALE, WIDE, 4),
+    ),
+    (
+        FusedCase("ComplexMul", (ROWS, ROWS[:, :1] * 2)),
+        (ROWS.view(np.complex64) * (ROWS[:, :1] * 2).view(np.complex64)).view(np.float32),
+    ),
+    (
+        FusedCase("ComplexMulConj", (ROWS, ROWS[:, :1] * 2)),
+        (ROWS.view(np.complex64) * (ROWS[:, :1] * 2).view(np.complex64).conj()).view(np.float32),
+    ),
+]
+
+
+@pytest.mark.parametrize(("case", "wanted"), FORMULAS, ids=[str(case) for case, _ in FORMULAS])
+def test_the_parts_give_what_the_formula_says(case: FusedCase, wanted: Array) -> None:
+    model, feeds = case.model()
+    close(Session(prepare(read(model)).proto, "cpu").run(feeds)["y"], wanted, 1e-5)
 
 
 # --- the file's names ------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.errors import Unsupported
@@ -45,9 +46,13 @@ def conv_transpose_with_dynamic_pads(node: Fused) -> ir.Value:
 def complex_product(node: Fused) -> ir.Value:
     """(a + ib)(c + id), or with the conjugate of the second; real and imaginary parts alternate on the last axis."""
     emit, sign = node.emit, -1.0 if node.node.op_type == "ComplexMulConj" else 1.0
-    (a, b), (c, d) = ([emit.Gather(node.x(i), emit.constant([part]), axis=-1) for part in (0, 1)] for i in (0, 1))
+    (a, b), (c, d) = (
+        [emit.Slice(node.x(i), [part], [np.iinfo(np.int64).max], [-1], [2]) for part in (0, 1)] for i in (0, 1)
+    )
     d = emit.Mul(d, sign)
-    return emit.Concat(emit.Sub(a * c, b * d), emit.Add(a * d, b * c), axis=-1)
+    parts = [emit.Unsqueeze(part, [-1]) for part in (emit.Sub(a * c, b * d), emit.Add(a * d, b * c))]
+    pairs = emit.Concat(*parts, axis=-1)
+    return emit.Reshape(pairs, emit.Concat(emit.Shape(pairs, end=-2), [-1], axis=0))
 
 
 not_lowered(
