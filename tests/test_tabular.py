@@ -139,3 +139,15 @@ def test_an_explainer_is_not_explained_again(tmp_path: Path) -> None:
     Explainer(TREES).save(tmp_path / "explainer.onnx")
     with pytest.raises(ChoiceError, match="itself an explainer, compiled from"):
         Explainer(tmp_path / "explainer.onnx")
+
+
+def test_a_column_too_many_leads_to_features(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("age,fare,survived\n22,7.25,1\n")
+    net = Net()
+    scores = net.MatMul(net.input("x", ["batch", 2]), net.weight(np.ones((2, 3), np.float32)))
+    onnx.save(net.model(scores), tmp_path / "m.onnx")
+    Sidecar(kind="tabular").write(tmp_path / "m.toml")
+    with pytest.raises(InputError, match=r"takes 2 columns, and there are 3: age, fare, survived.*`features`"):
+        loaded(tmp_path / "rows.csv", tmp_path / "m.onnx")
+    Sidecar(kind="tabular", features=("age", "fare")).write(tmp_path / "m.toml")
+    assert loaded(tmp_path / "rows.csv", tmp_path / "m.onnx")["x"].tolist() == [[22, 7.25]]

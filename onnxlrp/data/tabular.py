@@ -38,6 +38,7 @@ def load_table(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
         raise InputError(f"{path}: the table has no rows.")
     arrays, columns = {}, columns_of(inputs, sidecar, list(rows[0]))
     for entry, names in zip(inputs, columns, strict=True):
+        _require_width(entry, names, path)
         cells = [[_cell(row, name, entry, number, path) for name in names] for number, row in enumerate(rows, 1)]
         array: NDArray[Any] = np.array(cells, object if np.dtype(entry.dtype).kind in "OUS" else entry.dtype)
         arrays[entry.name] = fit(array if len(entry.shape) > 1 else array[:, 0], entry, sidecar, path)
@@ -56,6 +57,16 @@ def columns_of(inputs: Sequence[Input], sidecar: Sidecar, found: Sequence[str]) 
     if len(inputs) == 1:
         return [list(sidecar.features or found)]
     return [[entry.name] for entry in inputs]
+
+
+def _require_width(entry: Input, names: Sequence[str], path: Path) -> None:
+    width = _width(entry)
+    if width is not None and len(names) != width:
+        listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "")
+        raise InputError(
+            f"{path}: input '{entry.name}' takes {width} columns, and there are {len(names)}: {listed}. "
+            "Name those that are meant, in the model's order, with `features` in the sidecar."
+        )
 
 
 def _width(entry: Input) -> int | None:
