@@ -11,7 +11,9 @@ import onnx_ir as ir
 from onnxlrp import lists
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, Unsupported, at_node
+from onnxlrp.graph import FLOATS, MASKED
 from onnxlrp.plan import Decision, Inside, Plan, Region
+from onnxlrp.rules.registry import Family
 from onnxlrp.rules.step import Account, Copy, Step, unbroadcast
 
 Watcher = Callable[[Decision, Step, Sequence[ir.Value | None], Sequence[ir.Value | None]], None]
@@ -60,12 +62,18 @@ def walk(
         relevance = [_collect(emit, arrived, output) for output in unit.outputs]
         if all(item is None for item in relevance):
             continue
+        masked = any(MASKED in node.metadata_props for node in unit.nodes)
+        if masked:
+            arriving = zip(unit.outputs, relevance, strict=True)
+            relevance = [item if item is None else _where_finite(emit, output, item) for output, item in arriving]
         stamp = {"onnxlrp.node": unit.name, "onnxlrp.rule": str(decision.rule), "onnxlrp.source": decision.source}
         with at_node(str(unit)), emit.serving(unit.node.name or unit.op_type, **stamp):
             account = walker.account(emit, decision) if walker.account is not None else None
             step = replace(walker.step(decision), emit=emit, facts=region.facts, account=account)
             step = replace(step, bodies=[_Body(inside, step, walker, origins or {}) for inside in decision.inside])
             contributions = list(decision.rule(decision.operator, step, _as_taken(decision, relevance)))
+            if masked:
+                contributions = _masked(decision, emit, contributions)
             contributions = _checked(decision, step, contributions)
         if walker.watch is not None:
             walker.watch(decision, step, relevance, contributions)
@@ -74,6 +82,22 @@ def walk(
                 arrived.setdefault(operand, []).append(contribution)
     found = {value: _collect(emit, arrived, value) for value in region.explained}
     return {value: relevance for value, relevance in found.items() if relevance is not None}
+
+
+def _masked(decision: Decision, emit: Emit, contributions: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+    """Nothing where the layer's output, or else the operand, is not finite: 0 · NaN would spread."""
+    unit, operator = decision.unit, decision.operator
+    by_element = operator.elementwise or operator.family is Family.POINTWISE
+    likes = [unit.outputs[0] if by_element else operand for operand in unit.inputs]
+    return [
+        None if found is None or like is None else _where_finite(emit, like, found)
+        for like, found in zip(likes, contributions, strict=True)
+    ]
+
+
+def _where_finite(emit: Emit, value: ir.Value, relevance: ir.Value) -> ir.Value:
+    """Relevance, and 0 where a tensor is NaN or infinite: there x − x is NaN."""
+    return emit.Where(emit.IsNaN(emit.Sub(value, value)), 0.0, relevance) if value.dtype in FLOATS else relevance
 
 
 def _collect(emit: Emit, arrived: dict[ir.Value, list[ir.Value]], value: ir.Value) -> ir.Value | None:

@@ -80,6 +80,7 @@ CASES: dict[str, tuple[Make, np.ndarray, np.ndarray]] = {
     ),
     "principal components": (lambda: join(decomposition.PCA(2), linear_model.Ridge()), PATIENTS, ADVANCE),
     "powers": (lambda: join(preprocessing.PolynomialFeatures(2), linear_model.Ridge()), PATIENTS, ADVANCE),
+    "power transform": (lambda: join(preprocessing.PowerTransformer(), linear_model.Ridge()), PATIENTS, ADVANCE),
     "normaliser": (lambda: join(preprocessing.Normalizer(), linear_model.LogisticRegression()), FLOWERS, KINDS),
 }  # fmt: skip
 

@@ -602,3 +602,20 @@ def test_squeeze_and_excitation_block_takes_the_main_path() -> None:
     assert str(explainer.plan.rule_of("scale")) == "gate(1)"
     result = explainer.explain(data(1, 3, 4, 4, seed=3), target=1)
     assert np.allclose(result.conservation.ratio, 1, atol=1e-4)
+
+
+@pytest.mark.parametrize("op_type", ["Log", "Sqrt", "Reciprocal"])
+def test_a_branch_that_is_masked_gets_nothing_even_where_it_is_undefined(op_type: str) -> None:
+    net = Net()
+    x = net.input("x", ["batch", 4])
+    above, shifted = net.Greater(x, net.weight(np.float32(0.5))), net.Sub(x, net.weight(np.float32(0.5)))
+    scaled = net.Mul(net.add(op_type, [shifted]), net.weight(np.full(4, 2.0, np.float32)))
+    model = net.model(net.Where(above, scaled, net.Mul(x, net.weight(np.float32(3.0)))))
+    points = np.array([[0.5, -1.0, 0.75, 1.5]], np.float32)
+    slopes = {"Log": lambda z: 1 / z, "Sqrt": lambda z: 0.5 / np.sqrt(z), "Reciprocal": lambda z: -1 / z**2}
+    wanted = np.concatenate([[3.0, 3.0], 2.0 * slopes[op_type](points[0, 2:] - 0.5)])
+    found = onnxlrp.Explainer(model, method="gradient").explain(points, target=np.ones((1, 4), np.float32))
+    np.testing.assert_allclose(found.relevance["x"][0], wanted, rtol=1e-5)
+    assert np.isfinite(
+        onnxlrp.Explainer(model).explain(points, target=np.ones((1, 4), np.float32)).relevance["x"]
+    ).all()

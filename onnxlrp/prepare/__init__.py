@@ -15,6 +15,7 @@ from onnxlrp.prepare.dynamic_batch import make_batch_dynamic
 from onnxlrp.prepare.inside import infer_inside
 from onnxlrp.prepare.integer_ends import show_integer_ends
 from onnxlrp.prepare.lower import lower
+from onnxlrp.prepare.masked import mark_masked
 from onnxlrp.prepare.observe import observe_unknown
 from onnxlrp.prepare.one_by_one import drop_axis_as_run
 from onnxlrp.prepare.sigmoids import write_sigmoids
@@ -47,6 +48,7 @@ def prepare(model: Model) -> Model:
         observe_unknown(proto),
         make_unsigned(proto),
         show_integer_ends(proto),
+        mark_masked(proto),
     ]
     proto.meta[PREPARED] = True
     return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))
