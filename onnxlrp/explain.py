@@ -22,7 +22,7 @@ from onnxlrp.explanation import Conservation, Explanation
 from onnxlrp.feeding import Feeding
 from onnxlrp.methods import METHODS, Averaged, Pass, Probe, find_method
 from onnxlrp.model import Model, Source, read
-from onnxlrp.output import Output, find_output
+from onnxlrp.output import Output, chosen_by_position, find_output
 from onnxlrp.plan import Plan
 from onnxlrp.prepare import prepare
 from onnxlrp.presets import Box, default_preset, find_preset
@@ -418,18 +418,26 @@ class Explainer:
         warnings = [note for session in self._run.sessions for note in session.notes]
         if isinstance(self.method, Pass):
             warnings += [text for text in map(self._outside_box, feeds.items()) if text]
-        if conservation is not None and (unusual := _unusual_share(conservation)):
+        flat = self._flat(found)
+        if not flat and conservation is not None and (unusual := _unusual_share(conservation)):
             warnings.append(unusual)
-        warnings += self._flat(found)
+        warnings += flat
         broken = [name for name, array in found.relevance.items() if not np.isfinite(array).all()]
         return warnings + [f"The relevance of '{name}' holds NaN or infinity." for name in broken]
 
     def _flat(self, found: Found) -> list[str]:
-        """A sentence where a gradient is 0 because the model is made of steps."""
-        if isinstance(self.method, Probe) or self.method.name == "lrp":
+        """A sentence where nothing arrives because the model chooses by position, or is made of steps."""
+        if isinstance(self.method, Probe) or any(array.any() for array in found.relevance.values()):
             return []
+        choosers = chosen_by_position(self.output.tensor)
+        if choosers:
+            return [
+                f"No relevance arrives: {choosers[0]} chooses by position, and here the output is "
+                "constant between its choices. Take a method that compares outputs: occlusion, or finite-difference "
+                "with a large step."
+            ]
         steps = self.plan.steps
-        if not steps or any(array.any() for array in found.relevance.values()):
+        if self.method.name == "lrp" or not steps:
             return []
         return [
             f"Every gradient is 0: {steps[0]} is constant almost everywhere, and so is the model. "

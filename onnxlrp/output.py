@@ -142,6 +142,26 @@ def _depends_on_input(value: ir.Value) -> bool:
     return False
 
 
+_POSITIONS = {"ArgMax": 0, "ArgMin": 0, "TopK": 1, "NonZero": 0, "NonMaxSuppression": 0}
+"""Operator → its output that holds positions."""
+
+
+def chosen_by_position(value: ir.Value) -> list[str]:
+    """The nodes upstream that give positions which others read, the nearest first."""
+    found, seen, waiting = list[str](), {value}, [value]
+    while waiting:
+        current = waiting.pop(0)
+        node = current.producer()
+        if node is None:
+            continue
+        if _POSITIONS.get(node.op_type) == current.index():
+            found.append(f"{node.op_type} '{node.name}'")
+        fresh = [operand for operand in operands(node) if operand is not None and operand not in seen]
+        seen.update(fresh)
+        waiting.extend(fresh)
+    return found
+
+
 def _scores(value: ir.Value) -> ir.Value:
     """Step back from labels to the first float tensor."""
     dequantised = [use.node for use in value.uses() if use.node.op_type == "DequantizeLinear"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nets import Net
 
 from onnxlrp import ChoiceError, Explainer
 from onnxlrp.checks import verify
@@ -26,6 +27,7 @@ from sklearn import (  # noqa: E402
     mixture,
     multioutput,
     naive_bayes,
+    neighbors,
     neural_network,
     pipeline,
     preprocessing,
@@ -119,6 +121,40 @@ def test_a_gaussian_process_in_double_precision() -> None:
     model = gaussian_process.GaussianProcessRegressor(gaussian_process.kernels.RBF(), alpha=0.1).fit(x, y)
     exported = skl2onnx.to_onnx(model, initial_types=[("x", DoubleTensorType([None, 10]))], target_opset=17)
     accepted(exported.SerializeToString(), x[:6])
+
+
+def exported_neighbours(model: Any) -> bytes:
+    model.fit(FLOWERS, KINDS)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=17)
+    data: bytes = exported.SerializeToString()
+    return data
+
+
+def test_neighbours_chosen_by_position_pass_nothing_on_and_say_so() -> None:
+    data = exported_neighbours(neighbors.KNeighborsClassifier(3))
+    result = Explainer(data).explain(FLOWERS[::30])
+    assert not result.relevance["x"].any()
+    assert len(result.warnings) == 1 and "TopK 'To_TopK' chooses by position" in result.warnings[0]
+    assert "occlusion" in result.warnings[0]
+    assert verify(data, FLOWERS[::30]).holds
+
+
+def test_neighbours_weighted_by_distance_get_relevance_through_it() -> None:
+    """Written by hand: skl2onnx 1.20 bounds negated distances from below, so that all weights are alike."""
+    net = Net()
+    x, ones = net.input("x", ["batch", 4]), net.weight(np.array([1]))
+    gaps = net.Sub(net.Unsqueeze(x, ones), net.weight(FLOWERS[None, ::10]))
+    distances = net.ReduceSum(net.Mul(gaps, gaps), net.weight(np.array([2])), keepdims=0)
+    nearest, places = net.add("TopK", [distances, net.weight(np.array([3]))], outputs=2, largest=0)
+    votes = net.Gather(net.weight(ADVANCE[:15]), places)
+    model = net.model(net.ReduceSum(net.Div(votes, nearest), ones))
+    accepted(model.SerializeToString(), FLOWERS[5::30])
+
+
+def test_neighbours_within_a_radius_get_relevance_through_the_comparison() -> None:
+    model = neighbors.RadiusNeighborsRegressor(100.0).fit(PATIENTS, ADVANCE)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 10]))], target_opset=17)
+    accepted(exported.SerializeToString(), PATIENTS[::60])
 
 
 def test_of_several_outputs_in_a_list_the_first_is_explained() -> None:

@@ -32,10 +32,10 @@ def mark_masked(model: ir.Model) -> str:
         if value is not None and index in MASKS.get(node.op_type, ())
     ]
     while waiting:
-        node = waiting.pop()
-        if node is not None and node in behind and MASKED not in node.metadata_props:
-            node.metadata_props[MASKED] = "yes"
-            waiting.extend(value.producer() for value in node.inputs if value is not None)
+        maker = waiting.pop()
+        if maker is not None and maker in behind and MASKED not in maker.metadata_props:
+            maker.metadata_props[MASKED] = "yes"
+            waiting.extend(value.producer() for value in maker.inputs if value is not None)
     return ""
 
 

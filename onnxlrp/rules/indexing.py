@@ -113,7 +113,9 @@ def where(step: Step, g: ir.Value) -> list[Contribution]:
 
 
 def _stands_for_something(step: Step, index: int) -> bool:
-    """Whether an operand is a constant of ordinary size, or one number in the shape of another tensor."""
+    """Whether an operand is a constant of ordinary size, one number in the shape of another tensor, or indices."""
+    if step.raw(index).dtype in (ir.DataType.INT64, ir.DataType.INT32) and step.constant(index) is None:
+        return True
     constant, node = step.constant(index), step.raw(index).producer()
     if constant is None and node is not None and node.op_type == "ConstantOfShape":
         filler = node.attributes.get("value")
