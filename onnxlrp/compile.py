@@ -20,7 +20,7 @@ from onnxlrp.model import Model
 from onnxlrp.output import Output, find_output, find_tensor
 from onnxlrp.plan import Chooser, Decision, Plan, make_plan
 from onnxlrp.reference import reference_pass
-from onnxlrp.rules.registry import inflows
+from onnxlrp.rules.registry import blocks, inflows, no_signal_operators
 from onnxlrp.rules.step import Step
 from onnxlrp.seed import emit_seed
 from onnxlrp.user_rules import Rules
@@ -135,7 +135,11 @@ def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) 
     if names is None:
         found = [value for value in graph.inputs if value in reaching and not is_list(value)]
         if not found:
-            raise ChoiceError(f"No input of the model reaches '{target.name}', so there is nothing to explain.")
+            stops = _where_it_stops(graph)
+            raise ChoiceError(
+                f"No input of the model reaches '{target.name}', so there is nothing to explain."
+                + (f" The way ends at {'; '.join(stops)}: name a tensor behind it with inputs=." if stops else "")
+            )
         return found
     found = [find_tensor(graph, name, "input or tensor") for name in names]
     for value in found:
@@ -163,6 +167,19 @@ def upstream(target: ir.Value) -> set[ir.Value]:
         seen.update(fresh)
         waiting.extend(fresh)
     return seen
+
+
+def _where_it_stops(graph: ir.Graph) -> list[str]:
+    """The first nodes behind the inputs that let nothing through, each with the reason."""
+    reached, reasons, found = set(graph.inputs), no_signal_operators(), list[str]()
+    for node in graph:
+        if reached.isdisjoint(operand for operand in node.inputs if operand is not None):
+            continue
+        if blocks(node):
+            found.append(f"{node.op_type} '{node.name}' ({reasons.get((node.domain, node.op_type), 'kept as it is')})")
+        else:
+            reached.update(node.outputs)
+    return found
 
 
 def _input_with_default(graph: ir.Graph, name: str, default: np.ndarray[Any, Any], rank: int) -> ir.Value:

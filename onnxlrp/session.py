@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -14,7 +15,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxlrp.errors import ChoiceError, InputError, ModelError
+from onnxlrp.errors import ChoiceError, InputError, ModelError, Unsupported
 from onnxlrp.storage import array_of, split_weights
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -56,6 +57,12 @@ class Session:
         try:
             self._session = ort.InferenceSession(model, options, providers=wanted)
         except Exception as error:
+            if locale := re.search(r"Failed to construct locale with name:([\w.@-]+?):", str(error)):
+                raise Unsupported(
+                    f"A StringNormalizer of the model wants the locale '{locale[1]}', which this machine lacks. "
+                    f"Install it (on Debian: the package locales, then `locale-gen {locale[1]}`), or export "
+                    "the model with a locale that is there."
+                ) from error
             raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
         self.providers = tuple(self._session.get_providers())
         if CUDA in wanted and CUDA not in self.providers:

@@ -123,3 +123,26 @@ def test_a_model_without_floats_is_valid_and_cannot_be_explained(tmp_path: Path)
     assert inspected.exit_code == 0, inspected.output
     assert "No output of the model holds floats" in inspected.output
     assert CliRunner().invoke(main, ["verify", str(tmp_path / "model.onnx")]).exit_code == 3
+
+
+def test_a_locale_that_the_machine_lacks_is_named() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (string[N] x) => (float[N, 2] y) {
+            t = StringNormalizer <case_change_action = "LOWER", locale = "xx_YY.UTF-8"> (x)
+            y = TfIdfVectorizer <max_gram_length = 1, max_skip_count = 0, min_gram_length = 1, mode = "TF",
+                                 ngram_counts = [0], ngram_indexes = [0, 1], pool_strings = ["a", "b"]> (t)
+        }"""
+    )
+    with pytest.raises(Unsupported, match=r"locale 'xx_YY.UTF-8'.*locale-gen"):
+        onnxlrp.Explainer(model).explain(np.array(["a", "b"], object))
+
+
+def test_where_the_way_from_the_input_ends_is_told() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[2, 3] x) => (float[2] y) {
+            s = Shape (x)
+            y = Cast <to = 1> (s)
+        }"""
+    )
+    with pytest.raises(onnxlrp.ChoiceError, match=r"The way ends at Shape .*reads the shape"):
+        onnxlrp.Explainer(model, output="y").explain(np.ones((2, 3), np.float32))

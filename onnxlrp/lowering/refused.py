@@ -9,3 +9,9 @@ not_lowered(
     *("Adagrad", "Adam", "Gradient", "Momentum"),
     domain="ai.onnx.preview.training",
 )
+not_lowered(
+    "it reads a dictionary, and an explainer takes tensors: export the columns as a tensor",
+    *("CastMap", "DictVectorizer"),
+    domain="ai.onnx.ml",
+)
+not_lowered("it writes into a cache at fed positions: export without a cache", "TensorScatter", domain="")
