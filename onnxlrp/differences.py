@@ -18,7 +18,7 @@ from onnxlrp.deployed import is_quantised
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
 from onnxlrp.findings import Finding
-from onnxlrp.unrounded import without_rounding
+from onnxlrp.unrounded import without_casts_to_half, without_rounding
 
 NAME = "finite differences agree with the compiled gradient"
 
@@ -69,10 +69,12 @@ def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
 
 
 def _differentiable(gradient: Explainer, point: Arrays) -> tuple[Explainer, str]:
-    """What differences are taken of: the model, or, where it rounds to integers, the model without its rounding."""
-    if not is_quantised(gradient.model.graph):
+    """What differences are taken of: the model, or, where it rounds, the model without its rounding."""
+    model = without_casts_to_half(gradient.model)
+    if is_quantised(model.graph):
+        model = without_rounding(model, point, gradient.providers)
+    if model is gradient.model:
         return gradient, ""
-    model = without_rounding(gradient.model, point, gradient.providers)
     smooth = gradient.over(model, "finite-difference", batch_size=max(map(len, map(np.atleast_1d, point.values()))))
     return smooth, "of the model without its rounding; a step function has no finite differences"
 

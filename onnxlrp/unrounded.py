@@ -22,6 +22,7 @@ from onnxlrp.emit import Emit
 from onnxlrp.graph import KEPT, READ_AS
 from onnxlrp.model import Model
 from onnxlrp.prepare import PREPARED
+from onnxlrp.prepare.widen import is_rounding
 from onnxlrp.rules.quantised import bounds, dequantized, unrounded
 from onnxlrp.session import Arrays, Session
 
@@ -55,6 +56,17 @@ def without_rounding(model: Model, point: Arrays, providers: str | Sequence[str]
     graph.sort()
     proto.meta[PREPARED] = True
     return replace(model, proto=proto)
+
+
+def without_casts_to_half(model: Model) -> Model:
+    """The model with no float32 cast to half precision and back; the same one where there is none."""
+    proto = model.copy()
+    rounding = [node for node in proto.graph.all_nodes() if any(map(is_rounding, node.outputs))]
+    for node in rounding:
+        node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
+        node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    proto.meta[PREPARED] = True
+    return replace(model, proto=proto) if rounding else model
 
 
 def _values_at(model: Model, point: Arrays, providers: str | Sequence[str] | None) -> dict[str, np.ndarray[Any, Any]]:

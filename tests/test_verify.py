@@ -170,3 +170,14 @@ def test_sparse_weights_are_read(in_a_constant: bool) -> None:
     assert verdict.holds, str(verdict)
     found = Explainer(net, method="gradient").explain(np.ones((1, 4), np.float32), target=2).relevance["x"]
     assert found.tolist() == [[0.0, -2.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("half", [onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16])
+def test_a_float32_model_that_rounds_to_half_precision_goes_on_rounding(half: int) -> None:
+    random = np.random.default_rng(0)
+    body = f"a = MatMul (x, w) b = Cast <to = {half}> (a) c = Cast <to = 1> (b) y = Tanh (c)"
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[N, 4] x) => (float[N, 3] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=(4, 3)).astype(np.float32), "w"))
+    verdict = verify(model, {"x": random.normal(size=(2, 4)).astype(np.float32)}, providers="cpu")
+    assert verdict.holds, str(verdict)

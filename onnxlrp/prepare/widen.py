@@ -13,6 +13,7 @@ HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 def widen(model: ir.Model) -> str:
     """Turn every half-precision tensor into float32, in place; inputs and outputs keep their declared type.
 
+    A float32 model that rounds to half and back goes on rounding: the slope of that is one.
     Weights stay as they are in the file, behind a Cast that is folded when the session starts.
     returns: what was done, in words; "" when the model has no half-precision tensors.
     """
@@ -40,7 +41,17 @@ def widen(model: ir.Model) -> str:
 
 
 def _is_half(value: ir.Value) -> bool:
-    return value.dtype in HALVES
+    return value.dtype in HALVES and not is_rounding(value)
+
+
+def is_rounding(value: ir.Value) -> bool:
+    """Whether float32 is cast to half and straight back: the model rounds here, and goes on doing so."""
+    node, users = value.producer(), [use.node for use in value.uses()]
+    if node is None or node.op_type != "Cast" or not users or value.is_graph_output():
+        return False
+    source = node.inputs[0]
+    back = all(u.op_type == "Cast" and u.outputs[0].dtype == ir.DataType.FLOAT for u in users)
+    return back and source is not None and source.dtype == ir.DataType.FLOAT
 
 
 def _cast_behind(graph: ir.Graph, value: ir.Value) -> None:
@@ -57,6 +68,8 @@ def _cast_behind(graph: ir.Graph, value: ir.Value) -> None:
 def _widen_attributes(node: ir.Node) -> None:
     """Casts to half become casts to float32, constants of half values are widened."""
     to = node.attributes.get("to")
+    if any(map(is_rounding, node.outputs)):
+        return
     if node.op_type == "Cast" and to is not None and ir.DataType(to.value) in HALVES:
         if node.outputs[0].is_graph_output():
             node.outputs[0].meta["declared"] = ir.DataType(to.value)
