@@ -200,6 +200,8 @@ def _logits(value: ir.Value) -> ir.Value:
         node = _before_rounding(found.producer())
         if node is not None and (shown := _integer_logits(node)) is not None:
             return shown
+        if node is not None and _changes_no_probability(node):
+            node = node.inputs[0].producer() if node.inputs[0] is not None else None
         if node is None or node.domain or not node.inputs or node.inputs[0] is None or _holds_no_floats(node):
             return value
         if node.op_type in _PROBABILITIES:
@@ -214,6 +216,15 @@ def _logits(value: ir.Value) -> ir.Value:
         if node.op_type not in _SAME_ELEMENTS:
             return value
         found = node.inputs[0]
+
+
+def _changes_no_probability(node: ir.Node) -> bool:
+    """A division by the sum of what sums to 1: scikit-learn's classifiers have one behind their softmax."""
+    if (node.domain, node.op_type) != ("ai.onnx.ml", "Normalizer") or node.inputs[0] is None:
+        return False
+    before = node.inputs[0].producer()
+    by_sum = node.attributes.get_string("norm", "MAX") == "L1"
+    return by_sum and before is not None and before.op_type == "Softmax" and not before.domain
 
 
 def _holds_no_floats(node: ir.Node) -> bool:

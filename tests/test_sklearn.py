@@ -169,6 +169,15 @@ def test_of_several_outputs_in_a_list_the_first_is_explained() -> None:
         Explainer(data, output="probabilities")
 
 
+def test_the_logits_are_found_behind_a_sum_that_is_one_already() -> None:
+    model = linear_model.LogisticRegression().fit(FLOWERS, KINDS)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=17)
+    assert "Normalizer" in [node.op_type for node in exported.graph.node]
+    found = Explainer(exported.SerializeToString()).explain(FLOWERS[:1], target=0)
+    np.testing.assert_allclose(found.score, model.decision_function(FLOWERS[:1])[:, 0], rtol=1e-4)
+    np.testing.assert_allclose(found.relevance["x"][0], FLOWERS[0] * model.coef_[0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("library", ["lightgbm", "xgboost"])
 @pytest.mark.parametrize("task", ["classes", "two classes", "regression"])
 def test_boosted_trees_of_other_libraries(library: str, task: str) -> None:
