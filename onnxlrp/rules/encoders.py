@@ -127,8 +127,9 @@ def array_feature_extractor(step: Step, g: ir.Value) -> list[Contribution]:
     Where the numbers are the signal and the columns a table, each number gets the sum of what was looked up.
     """
     if not step.signal(0):
-        looked_up = step.emit.sum(g, list(range(step.facts.rank(step.unit.outputs[0]) - 1)), keepdims=False)
-        return step.only(step.emit.reshape_like(looked_up, step.raw(1)), 1)
+        emit, numbers = step.emit, step.raw(1)
+        rows = emit.Reshape(g, emit.Concat([-1], emit.Reshape(emit.Size(numbers), [1]), axis=0))
+        return step.only(emit.reshape_like(emit.sum(rows, [0], keepdims=False), numbers), 1)
     return step.only(
         send_back(step, g, lambda data: step.emit.node("ArrayFeatureExtractor", data, step.raw(1), domain=ML))
     )
