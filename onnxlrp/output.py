@@ -200,8 +200,9 @@ def _logits(value: ir.Value) -> ir.Value:
         node = _before_rounding(found.producer())
         if node is not None and (shown := _integer_logits(node)) is not None:
             return shown
-        if node is not None and _changes_no_probability(node):
-            node = node.inputs[0].producer() if node.inputs[0] is not None else None
+        if node is not None and node.inputs and node.inputs[0] is not None and _changes_no_probability(node):
+            found = node.inputs[0]
+            continue
         if node is None or node.domain or not node.inputs or node.inputs[0] is None or _holds_no_floats(node):
             return value
         if node.op_type in _PROBABILITIES:
