@@ -175,7 +175,7 @@ def test_random_numbers_inside_are_refused() -> None:
 def test_a_loop_that_forgets_what_is_captured_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     from onnxlrp.rules import control
 
-    monkeypatch.setattr(control._Backwards, "contributions", lambda self, results: [None] * self._step.count)
+    monkeypatch.setattr(control.Backwards, "contributions", lambda self, results: [None] * self._step.count)
     with pytest.raises(AssertionError):
         test_gradient_agrees_with_finite_differences("an RNN as Loop", "Y")
 

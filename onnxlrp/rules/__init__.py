@@ -2,7 +2,7 @@
 
 from onnxlrp.rules import (  # noqa: F401 - importing registers
     arithmetic,
-    control,
+    branches,
     deformable,
     einsum,
     encoders,
@@ -10,6 +10,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     kernels,
     linear,
     lists,
+    loop,
     movement,
     ngrams,
     no_signal,
@@ -24,6 +25,7 @@ from onnxlrp.rules import (  # noqa: F401 - importing registers
     resize,
     roi_align,
     sampling,
+    scan,
     softmax,
     spectral,
     trees,

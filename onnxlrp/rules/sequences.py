@@ -13,8 +13,8 @@ from onnxlrp.emit import Emit
 from onnxlrp.errors import Unsupported
 from onnxlrp.rules.activations import split
 from onnxlrp.rules.cells import Back, Cell, Trace, Values, Weights
+from onnxlrp.rules.over_time import scan
 from onnxlrp.rules.registry import Contribution
-from onnxlrp.rules.scan import scan
 from onnxlrp.rules.step import Step
 
 X, W, R, B, LENGTHS, H0, C0, P = range(8)
