@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from .spelling import hint
+
 COMMANDS = {
     "demo": "Explain a bundled classifier that learned to read a watermark.",
     "explain": "Explain predictions: heatmaps, relevance and explain.json.",
@@ -39,6 +41,16 @@ class Commands(click.Group):
         command = importlib.import_module(f".{name}", __package__).command
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        meant = f" To explain it: onnxlrp explain {name} INPUT... -o DIR" if name.endswith(".onnx") else ""
+        known = f" There are: {', '.join(COMMANDS)}."
+        raise click.UsageError(f"There is no command '{name}'.{meant or hint(name, COMMANDS) + known}", ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -37,6 +37,7 @@ from .options import (
 )
 from .printing import print_json, print_table, progress, say, warn
 from .protocol import protocol_of
+from .spelling import Choice
 
 RESULTS = "curve-samples.jsonl"
 METRIC_SAMPLES = 8
@@ -62,14 +63,14 @@ METRIC_SAMPLES = 8
 @click.option(
     "--order",
     "orders",
-    type=click.Choice([*ORDERS, RANDOM]),
+    type=Choice([*ORDERS, RANDOM]),
     multiple=True,
     default=["morf"],
     help="Most (default) or least relevant first; random is always drawn, alone with `random`. Repeatable.",
 )
 @click.option(
     "--replace",
-    type=click.Choice(list(REPLACEMENTS)),
+    type=Choice(list(REPLACEMENTS)),
     help="What takes a region's place.  [default: uniform; 0 for embeddings of texts]",
 )
 @click.option("--value", type=float, default=0.0, show_default=True, help="Of constant; the unknown or padding token.")
@@ -83,7 +84,7 @@ METRIC_SAMPLES = 8
 @click.option("--seed", type=int, default=0, show_default=True, help="Of replacements and random order.")
 @click.option(
     "--score",
-    type=click.Choice(list(SCORES)),
+    type=Choice(list(SCORES)),
     help="What the figure and the gate show.  [default: log-probability; logit without classes]",
 )
 @click.option(
@@ -110,7 +111,7 @@ METRIC_SAMPLES = 8
     help="Exit 1 unless the first method's area exceeds that of random order by X.",
 )
 @click.option("--resume", is_flag=True, help="Go on where a killed run with the same settings stopped.")
-@click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
+@click.option("--format", "suffix", type=Choice(["png", "svg"]), default="png", show_default=True)
 @plan_options_of_methods
 @provider_option
 @batch_option

@@ -28,6 +28,7 @@ from .options import (
     read_model,
 )
 from .printing import print_json, print_shown, print_table, progress, say, warn
+from .spelling import Choice
 
 MOST_ROWS, MOST_VIEWS = 40, 3
 
@@ -56,7 +57,7 @@ MOST_ROWS, MOST_VIEWS = 40, 3
 @click.option(
     "--reduce",
     "how",
-    type=click.Choice(list(REDUCTIONS)),
+    type=Choice(list(REDUCTIONS)),
     help="Over channels.  [default: sum; abs-sum for magnitudes]",
 )
 @click.option(
@@ -69,12 +70,12 @@ MOST_ROWS, MOST_VIEWS = 40, 3
 )
 @click.option(
     "--scale",
-    type=click.Choice(["image", "shared"]),
+    type=Choice(["image", "shared"]),
     default="image",
     show_default=True,
     help="One colour scale per file, or one for all.",
 )
-@click.option("--format", "suffix", type=click.Choice(["png", "svg"]), default="png", show_default=True)
+@click.option("--format", "suffix", type=Choice(["png", "svg"]), default="png", show_default=True)
 @click.option(
     "--figure/--no-figure", default=True, show_default=True, help="A titled figure with colour bars per file."
 )

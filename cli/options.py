@@ -14,10 +14,13 @@ from onnxlrp import Explainer, Model, read
 from onnxlrp.compat import COMPATS
 from onnxlrp.data import Meaning, meaning_of
 from onnxlrp.data.labels import read_labels
+from onnxlrp.data.sidecar import KEYS
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.explain import BIASES
 from onnxlrp.methods import METHODS, method_options
 from onnxlrp.presets import PRESETS
+
+from .spelling import Choice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -30,7 +33,7 @@ model_argument = click.argument("model", metavar="MODEL", type=click.Path(path_t
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 provider_option = click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     help="Where to run; auto takes CUDA where it answers.",
@@ -71,14 +74,14 @@ _PLAN = (
     ),
     click.option(
         "--bias",
-        type=click.Choice(BIASES),
+        type=Choice(BIASES),
         default="absorb",
         show_default=True,
         help="What biases do with their share.",
     ),
     click.option(
         "--compat",
-        type=click.Choice(tuple(COMPATS)),
+        type=Choice(tuple(COMPATS)),
         help="Stabiliser, bias and sign conventions of another tool (docs/parity.md).",
     ),
     click.option(
@@ -106,11 +109,11 @@ _PICTURES = (
     click.option("--mean", metavar="R,G,B", help="Subtracted per channel, after --pixel-scale."),
     click.option("--std", metavar="R,G,B", help="Divided by per channel, after --mean."),
     click.option("--pixel-scale", metavar="S", help="Pixels 0…255 times this come first, such as 0.00392."),
-    click.option("--channels", type=click.Choice(["RGB", "BGR", "GRAY"]), help="Order of the channels."),
+    click.option("--channels", type=Choice(["RGB", "BGR", "GRAY"]), help="Order of the channels."),
     click.option("--kind", metavar="KIND", help="What the input is: image, tabular, series…"),
     click.option("--layout", metavar="AXES", help="Axes of the input, such as NCHW or NHWC."),
     click.option("--size", nargs=2, type=int, metavar="HEIGHT WIDTH", help="Of the picture that the model sees."),
-    click.option("--resize", type=click.Choice(["shorter-side", "crop", "stretch"]), help="How photos get that size."),
+    click.option("--resize", type=Choice(["shorter-side", "crop", "stretch"]), help="How photos get that size."),
 )
 
 
@@ -168,7 +171,7 @@ class Choices:
                 key: _value(value)
                 for key, value in (_pair(t, "--option", "KEY=VALUE") for t in given.get("options", ()))
             },
-            {key: value for key, value in said.items() if value is not None},
+            {key: _checked(key, value) for key, value in said.items() if value is not None},
             given.get("provider", "auto"),
             given.get("batch_size"),
             given.get("compat"),
@@ -235,9 +238,25 @@ def _levels(key: str, text: str) -> float | list[float]:
     try:
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        flag = "pixel-scale" if key == "scale" else key
-        raise InputError(f"--{flag} '{text}': expected a number, or one per channel as in 0.485,0.456,0.406.") from None
+        raise InputError(
+            f"{_flag(key)} '{text}': expected a number, or one per channel as in 0.485,0.456,0.406."
+        ) from None
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _flag(key: str) -> str:
+    """The option that says a key of the sidecar."""
+    return "--pixel-scale" if key == "scale" else f"--{key}"
+
+
+def _checked(key: str, value: Any) -> Any:
+    """Errors: InputError that names the option, before a sidecar's own would name the key."""
+    try:
+        KEYS[key](value)
+    except ValueError as error:
+        shown = " ".join(map(str, value)) if isinstance(value, tuple | list) else value
+        raise InputError(f"{_flag(key)} '{shown}': expected {error}.") from None
+    return value
 
 
 def _labels(path: Path | None) -> tuple[str, ...] | None:

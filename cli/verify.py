@@ -17,6 +17,7 @@ from onnxlrp.report.summary import as_json as as_document
 from .application import COMMANDS
 from .options import Choices, json_option, model_argument, picture_options, plan_options, provider_option, read_model
 from .printing import print_json, print_table, progress, say
+from .spelling import Choice
 
 MOST_ROWS = 12
 """Rows of `--ledger top`: the layers that kept most."""
@@ -32,7 +33,7 @@ VISIBLE = 1e-5
 @provider_option
 @click.option(
     "--ledger",
-    type=click.Choice(["top", "all", "none"]),
+    type=Choice(["top", "all", "none"]),
     default="top",
     show_default=True,
     help="Layers that are shown.",

@@ -142,7 +142,7 @@ def test_nothing_else_is_needed() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = [*project["dependencies"], *(d for extra in project["optional-dependencies"].values() for d in extra)]
     names = {re.split(r"[^\w-]", requirement)[0] for requirement in declared}
-    known = set(sys.stdlib_module_names) | {"onnxlrp"} | {IMPORTED_AS.get(name, name) for name in names}
+    known = set(sys.stdlib_module_names) | {"onnxlrp", "onnxlrp_cli"} | {IMPORTED_AS.get(name, name) for name in names}
     strange = [str(found) for found in IMPORTS if found.target.split(".")[0] not in known]
     assert not strange, "\n".join(strange)
     tests = [found for file in sorted((ROOT / "tests").glob("*.py")) for found in imports_of(file)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -103,8 +105,17 @@ def test_the_list_of_commands_says_what_each_is_for() -> None:
 
 def test_unknown_commands_and_options_are_usage_errors() -> None:
     assert run("explian").exit_code == 2
+    assert "Did you mean 'explain'?" in run("expalin", SHAPES).stderr
+    assert "onnxlrp explain model.onnx INPUT..." in run("model.onnx", "cat.jpg").stderr
+    assert "Did you mean 'zennit'?" in run("inspect", SHAPES, "--compat", "zenit").stderr
+    assert "Did you mean" not in run("explain", SHAPES, CIRCLE, "-o", "x", "--provider", "gpu").stderr
     assert run("explain", SHAPES).exit_code == 2
     assert run("explain", SHAPES, CIRCLE, "-o", "x", "--provider", "tpu").exit_code == 2
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "onnxlrp", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["onnxlrp", onnxlrp.__version__]
 
 
 # --- demo ------------------------------------------------------------------------------------------------------------
@@ -290,7 +301,10 @@ MISTAKES = {
     "unknown input": (["--input", "imag"], ["'imag'", "image"]),
     "box upside down": (["--preset", "epsilon-gamma-box", "--box", "1", "-1"], ["low is above high"]),
     "mean that is no number": (["--mean", "a,b"], ["--mean 'a,b'", "0.485,0.456,0.406"]),
-    "unknown preprocessing": (["--preprocessing", "imgnet"], ["preprocessing", "imgnet", "imagenet"]),
+    "unknown preprocessing": (["--preprocessing", "imgnet"], ["--preprocessing 'imgnet'", 'did you mean "imagenet"?']),
+    "unknown kind": (["--kind", "imaeg"], ["--kind 'imaeg'", 'did you mean "image"?', '"tabular"']),
+    "layout of other letters": (["--layout", "NCWX"], ["--layout 'NCWX'", '"NCHW"']),
+    "scale of nothing": (["--pixel-scale", "0"], ["--pixel-scale '0.0'", "other than 0"]),
     "missing labels": (["--labels", "nowhere.txt"], ["--labels", "nowhere.txt"]),
     "odd percentile": (["--percentile", "0"], ["percentile = 0"]),
 }

@@ -6,6 +6,7 @@ A value that does not fit is a ValueError whose text continues the sentence "exp
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
@@ -22,7 +23,9 @@ def one_of(*allowed: str) -> Check:
 
     def check(value: object) -> str:
         if value not in allowed:
-            raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed))
+            close = difflib.get_close_matches(str(value).lower(), allowed, n=1)
+            hint = f' (did you mean "{close[0]}"?)' if close else ""
+            raise ValueError("one of " + ", ".join(f'"{word}"' for word in allowed) + hint)
         return str(value)
 
     return check

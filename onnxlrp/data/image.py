@@ -119,7 +119,7 @@ def _layout_by_shape(shape: Sequence[Dimension], flattened: bool) -> str:
     if len(shape) == 2:
         return "NCHW" if flattened else "HW"
     raise InputError(
-        f"sidecar: an input of shape {list(shape)} gives no picture's layout away. "
+        f"preprocessing: an input of shape {list(shape)} gives no picture's layout away. "
         'Say layout (and size for flattened pictures) in the sidecar, such as layout = "NCHW", or give an .npy file.'
     )
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from onnxlrp.errors import ChoiceError, no_such
 
+MOST_LISTED = 8
+"""Labels that a message names, of all that there are."""
+
 
 def read_labels(path: Path) -> tuple[str, ...]:
     """Read class names, in the order of the classes.
@@ -37,7 +40,8 @@ def index_of(label: str, labels: Sequence[str] | None) -> int:
             f"target='{label}' is a label, but no labels are known: "
             "give --labels FILE or `labels` in the sidecar, or an index."
         )
-    raise no_such("label", label, labels, f"There are {len(labels)}: {', '.join(list(labels)[:5])}, …")
+    more = ", …" if len(labels) > MOST_LISTED else "."
+    raise no_such("label", label, labels, f"There are {len(labels)}: {', '.join(list(labels)[:MOST_LISTED])}{more}")
 
 
 def shown_label(index: int, labels: Sequence[str] | None) -> str:

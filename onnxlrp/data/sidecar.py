@@ -179,8 +179,8 @@ class Sidecar:
 
     @property
     def where(self) -> str:
-        """How messages call this sidecar."""
-        return str(self.source) if self.source else "sidecar"
+        """How messages call this sidecar; without a file, what it says."""
+        return str(self.source) if self.source else "preprocessing"
 
     @property
     def _is_picture(self) -> bool:
