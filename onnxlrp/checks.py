@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxlrp.blame import ours
 from onnxlrp.compile import Compiled, Request, compile_model
 from onnxlrp.differences import gradient_agrees, nearby
 from onnxlrp.errors import ModelError
@@ -90,7 +91,8 @@ def verify(
     gradient = Explainer(original, method="gradient", **shared)
     ledger = Ledger()
     compiled = compile_model(explainer.model, explainer.request(), ledger)
-    found = Session(compiled.model, providers).run(feeds)
+    with ours(original, providers, feeds):
+        found = Session(compiled.model, providers).run(feeds)
     rows = ledger.rows(found[compiled.ledger or ""])
     findings = [
         _forward_equals(model, explainer, feeds, providers),

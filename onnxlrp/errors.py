@@ -3,6 +3,7 @@
 OnnxlrpError
 ├── ModelError        the file is broken, or not a model: fix the file              exit 2
 ├── InputError        the call or its data does not fit: change the call            exit 2
+│   └── OutOfMemory       too much at once: smaller batches, or a larger machine
 ├── ChoiceError       an unknown or contradictory choice: change the choice         exit 2
 ├── Unsupported       the model is valid, but cannot be explained so                exit 3
 │   ├── NoRule            operators without a rule: choose a stand-in
@@ -34,6 +35,10 @@ class InputError(OnnxlrpError):
     """The data or the call does not fit the model."""
 
     exit_code = 2
+
+
+class OutOfMemory(InputError):
+    """onnxruntime could not get the memory that a call needs."""
 
 
 class ChoiceError(OnnxlrpError):

@@ -38,6 +38,7 @@ class Model:
     opset     : of the default domain, at least `LOWEST_OPSET`
     exporter  : who wrote the file, as far as it tells
     notes     : what reading changed, one sentence each
+    as_read   : before `prepare` rewrote it; None where it did not
     """
 
     proto: ir.Model
@@ -46,6 +47,7 @@ class Model:
     exporter: str
     original_opset: int
     notes: tuple[str, ...] = field(default=())
+    as_read: ir.Model | None = None
 
     @property
     def graph(self) -> ir.Graph:

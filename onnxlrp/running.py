@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from onnxlrp.blame import ours
 from onnxlrp.compile import Compiled
 from onnxlrp.cut import cut_model
 from onnxlrp.feeding import Feeding
@@ -28,6 +29,9 @@ Progress = Callable[[int, int], None]
 """(done, total)."""
 
 Providers = str | Sequence[str] | None
+
+FORM = "prepared form"
+"""What messages call the model itself after `prepare`."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,12 @@ class Forward:
         for name in dict.fromkeys([self.output.tensor.name or "", *self.inner]):
             if name not in visible:
                 model.graph.outputs.append(find_tensor(model.graph, name, "tensor"))
-        return Session(model, self.providers)
+        with ours(self.model, self.providers, what=FORM):
+            return Session(model, self.providers)
 
     def __call__(self, feeds: Arrays, samples: int) -> Arrays:
-        return self.feeding.run(self.session.run, feeds, samples)
+        with ours(self.model, self.providers, feeds, FORM):
+            return self.feeding.run(self.session.run, feeds, samples)
 
     def explained_value(self, found: Arrays) -> np.ndarray[Any, Any]:
         """The explained tensor, in the shape of the output it stands for."""
@@ -81,12 +87,16 @@ class Forward:
 class CompiledRun:
     """One pass of the joint model per slice of the batch."""
 
-    def __init__(self, compiled: Compiled, feeding: Feeding, outputs: Sequence[str], providers: Providers) -> None:
-        self.compiled, self.feeding, self.outputs, self.providers = compiled, feeding, outputs, providers
+    def __init__(
+        self, model: Model, compiled: Compiled, feeding: Feeding, outputs: Sequence[str], providers: Providers
+    ) -> None:
+        self.model, self.compiled, self.feeding = model, compiled, feeding
+        self.outputs, self.providers = outputs, providers
 
     @cached_property
     def session(self) -> Session:
-        return Session(self.compiled.model, self.providers)
+        with ours(self.model, self.providers):
+            return Session(self.compiled.model, self.providers)
 
     @property
     def sessions(self) -> list[Session]:
@@ -96,7 +106,9 @@ class CompiledRun:
         compiled = self.compiled
         extra = {compiled.target: resolved.target, compiled.seed: self._with_rank(resolved.seed)}
         shared = [name for name, array in extra.items() if len(array) != samples or samples == 1]
-        found = self.feeding.run(self.session.run, feeds | extra, samples, shared, _counter(progress, samples))
+        session = self.session
+        with ours(self.model, self.providers, feeds):
+            found = self.feeding.run(session.run, feeds | extra, samples, shared, _counter(progress, samples))
         relevance = {source: found[name] for source, name in compiled.relevance.items()}
         outputs = {name: found[name] for name in self.outputs if name in found}
         return Found(relevance, outputs, np.atleast_1d(found[compiled.score]).astype(np.float64))

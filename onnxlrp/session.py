@@ -15,13 +15,16 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from onnxlrp.errors import ChoiceError, InputError, ModelError, Unsupported
+from onnxlrp.errors import ChoiceError, InputError, ModelError, OutOfMemory, Unsupported
 from onnxlrp.storage import array_of, split_weights
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PROVIDERS = {"cpu": [CPU], "cuda": [CUDA, CPU]}
+
+_OUT_OF_MEMORY = ("Failed to allocate memory", "bad_alloc", "bad allocation", "out of memory", "CUDA failure 2")
+"""How onnxruntime's allocators, the standard library and CUDA say that there is none left."""
 
 ort.set_default_logger_severity(4)
 
@@ -63,6 +66,7 @@ class Session:
                     f"Install it (on Debian: the package locales, then `locale-gen {locale[1]}`), or export "
                     "the model with a locale that is there."
                 ) from error
+            _raise_if_out_of_memory(error, "load the model")
             raise ModelError(f"onnxruntime cannot load the model: {_first_line(error)}") from error
         self.providers = tuple(self._session.get_providers())
         if CUDA in wanted and CUDA not in self.providers:
@@ -83,13 +87,14 @@ class Session:
         return session
 
     def run(self, feeds: Mapping[str, np.ndarray[Any, Any]], outputs: Sequence[str] | None = None) -> Arrays:
-        """Errors: InputError with onnxruntime's reason."""
+        """Errors: InputError with onnxruntime's reason; OutOfMemory."""
         names = list(outputs) if outputs is not None else self.outputs
         started = time.perf_counter()
         try:
             return dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         except Exception as error:
             shapes = ", ".join(f"'{name}' {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+            _raise_if_out_of_memory(error, f"run on {shapes}")
             raise InputError(f"The model does not run on {shapes}: {_first_line(error)}") from error
         finally:
             Session.seconds += time.perf_counter() - started
@@ -200,6 +205,14 @@ def _options(threads: int, optimise: bool = True) -> ort.SessionOptions:
     level = ort.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     return options
+
+
+def _raise_if_out_of_memory(error: Exception, doing: str) -> None:
+    if any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        raise OutOfMemory(
+            f"onnxruntime has not enough memory to {doing}. Run fewer samples at once (--batch-size 1), feed a smaller "
+            "input, or take a machine with more memory."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

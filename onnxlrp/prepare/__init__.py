@@ -51,4 +51,4 @@ def prepare(model: Model) -> Model:
         mark_masked(proto),
     ]
     proto.meta[PREPARED] = True
-    return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)))
+    return replace(model, proto=proto, notes=(*model.notes, *filter(None, done)), as_read=model.proto)
