@@ -18,12 +18,11 @@ from onnxlrp.ledger import Ledger
 from onnxlrp.lists import is_list
 from onnxlrp.model import Model
 from onnxlrp.output import Output, find_output, find_tensor
-from onnxlrp.plan import Chooser, Decision, Plan, make_plan
+from onnxlrp.plan import Chooser, Decision, Plan, Rules, make_plan
 from onnxlrp.reference import reference_pass
 from onnxlrp.rules.registry import blocks, inflows, no_signal_operators
 from onnxlrp.rules.step import Step
 from onnxlrp.seed import emit_seed
-from onnxlrp.user_rules import Rules
 
 TARGET, SEED, SCORE, LEDGER = "target", "seed", "score", "ledger"
 

@@ -23,7 +23,7 @@ from onnxlrp.feeding import Feeding
 from onnxlrp.methods import METHODS, Averaged, Pass, Probe, find_method
 from onnxlrp.model import Model, Source, read
 from onnxlrp.output import Output, chosen_by_position, find_output
-from onnxlrp.plan import Plan
+from onnxlrp.plan import Plan, Rules
 from onnxlrp.prepare import prepare
 from onnxlrp.presets import Box, default_preset, find_preset
 from onnxlrp.rules.decompositions import ZBox
@@ -32,7 +32,6 @@ from onnxlrp.running import AveragedRun, CompiledRun, Forward, ForwardRun, Found
 from onnxlrp.session import Arrays
 from onnxlrp.storage import write_model
 from onnxlrp.target import EVERYTHING, LARGEST, Resolved, Target, as_samples, resolve
-from onnxlrp.user_rules import Rules
 from onnxlrp.version import VERSION
 
 BIASES = ("absorb", "drop", "distribute")
