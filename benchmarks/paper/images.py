@@ -10,7 +10,6 @@ occlusion) take as long per heatmap as a hundred perturbed copies, so they see f
 from __future__ import annotations
 
 import argparse
-import re
 import resource
 import time
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from _page import put, signed
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -25,9 +25,10 @@ from matplotlib.ticker import MaxNLocator
 from onnxlrp import Explainer, read
 from onnxlrp.curves import Protocol, measure_curves, surroundings
 from onnxlrp.data import Sample, expand, meaning_of
+from onnxlrp.figure import save_figure
 from onnxlrp.perturbation.samples import samples_of
-from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Area, Band, Curves, Series
-from onnxlrp.report.curve_files import BASELINE, COLOURS, save_figure
+from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Area, Curves, Series
+from onnxlrp.report.curve_files import BASELINE, COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]
 PRESETS = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")
@@ -49,7 +50,6 @@ SHOWN = (
     "integrated gradients",
 )
 SCORES_SHOWN = ("relative", "logit")
-START, END = "<!-- {name}: written by benchmarks/paper/images.py -->", "<!-- {name}: end -->"
 EVERY = 3
 """Photos are taken in steps of this, so that the first ones already span all kinds of classes."""
 
@@ -197,8 +197,6 @@ def section(name: str, found: Measured, command: str, note: str) -> str:
     hits = np.mean([record.best[0, 0, 0] == record.label for record in records])
     skipped = f", {len(found.one_pass.skipped)} skipped" if found.one_pass.skipped else ""
     parts = [
-        START.format(name=name),
-        "",
         f"### {title}: {len(records)} photos{skipped}, {hits:.0%} of them classified rightly",
         "",
         f"![perturbation curves of {title}](images/paper-images-{name}.png)",
@@ -206,8 +204,6 @@ def section(name: str, found: Measured, command: str, note: str) -> str:
         *table(found),
         "",
         f"Command: `{command}`; seed 0. {note}".strip(),
-        "",
-        END.format(name=name),
     ]
     return "\n".join(parts)
 
@@ -230,26 +226,9 @@ def row(curves: Curves, series: Series, areas: dict[str, dict[Series, Area]]) ->
     cells = [series.method, str(len(curves.records))]
     for score in SCORES_SHOWN:
         above = curves.minus(series, sensitivity, score) if series != sensitivity else None
-        cells += [f"{areas[score][series].aopc.mean:.3f}", interval(areas[score][series].minus_random), interval(above)]
+        cells += [f"{areas[score][series].aopc.mean:.3f}", signed(areas[score][series].minus_random), signed(above)]
     lost = curves.band(series, "log-probability").mean
     return "| " + " | ".join([*cells, f"{lost[min(40, curves.steps)]:.2f}"]) + " |"
-
-
-def interval(band: Band | None) -> str:
-    """Bold where it excludes zero."""
-    if band is None:
-        return ""
-    text = f"{band.mean:+.3f} [{band.low:+.3f}, {band.high:+.3f}]".replace("-", "−")
-    return f"**{text}**" if band.low > 0 or band.high < 0 else text
-
-
-def put(page: Path, name: str, text: str) -> None:
-    """Write a model's part in its place, or at the end."""
-    content = page.read_text(encoding="utf-8") if page.exists() else "# The paper's experiments\n"
-    start, end = re.escape(START.format(name=name)), re.escape(END.format(name=name))
-    between = re.compile(f"{start}.*{end}", re.DOTALL)
-    new = between.sub(lambda _: text, content) if between.search(content) else f"{content.rstrip()}\n\n{text}\n"
-    page.write_text(new, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -266,9 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = "python benchmarks/paper/images.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
     for name in choices.model or FLOATS:
         found = measure(SUBJECTS[name], choices)
-        save_figure(draw(SUBJECTS[name].title, found), choices.docs / "images" / f"paper-images-{name}.png")
+        save_figure(choices.docs / "images" / f"paper-images-{name}.png", draw(SUBJECTS[name].title, found))
         told = f"{command} --model {name} --count {choices.count} --many {choices.many}"
-        put(choices.docs / "paper.md", name, section(name, found, told, choices.note))
+        put(choices.docs / "paper.md", name, "images.py", section(name, found, told, choices.note))
 
 
 if __name__ == "__main__":

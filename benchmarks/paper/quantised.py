@@ -10,12 +10,12 @@ largest is taken.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _page import put
 from numpy.typing import NDArray
 
 from onnxlrp import Explainer, read
@@ -29,7 +29,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "LRP, default preset": {"method": "lrp"},
     "sensitivity": {"method": "sensitivity"},
 }
-START, END = "<!-- quantised: written by benchmarks/paper/quantised.py -->", "<!-- quantised: end -->"
 
 Array = NDArray[np.floating[Any]]
 
@@ -80,8 +79,6 @@ def measure(choices: argparse.Namespace) -> tuple[dict[str, list[float]], dict[s
 def section(found: dict[str, list[float]], chance: dict[str, list[float]], same: float, preset: str) -> str:
     count = len(next(iter(found.values())))
     rows = [
-        START,
-        "",
         "## Quantised",
         "",
         f"MobileNetV2 in float, and as deployed in 8 bits (QuantizeLinear, DequantizeLinear), on {count} photos. Both "
@@ -100,7 +97,7 @@ def section(found: dict[str, list[float]], chance: dict[str, list[float]], same:
         rows.append(f"| {name} | {np.nanmean(values):.3f} | {middle:.3f} | {low:.3f} | {other:.3f} | {flat} |")
     why = "Without a map: the deployed logit is saturated at the top of its 8 bits, so its gradient is 0 everywhere."
     command = "python benchmarks/paper/quantised.py --zoo ../shared/zoo --photos ../shared/data/imagenet-sample"
-    return "\n".join([*rows, "", why, "", f"Command: `{command}`.", "", END])
+    return "\n".join([*rows, "", why, "", f"Command: `{command}`."])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,11 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     choices = parser.parse_args(arguments)
     text = section(*measure(choices))
     print(text)
-    page = choices.docs / "paper.md"
-    content = page.read_text(encoding="utf-8")
-    between = re.compile(re.escape(START) + ".*" + re.escape(END), re.DOTALL)
-    new = between.sub(lambda _: text, content) if between.search(content) else f"{content.rstrip()}\n\n{text}\n"
-    page.write_text(new, encoding="utf-8")
+    put(choices.docs / "paper.md", "quantised", "quantised.py", text)
 
 
 if __name__ == "__main__":

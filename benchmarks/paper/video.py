@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "sample_models"))
 
 from _clips import ACTIONS, FRAMES, TEST, Clip, clips_in, inside  # noqa: E402
+from _page import put, signed  # noqa: E402
 
 from onnxlrp import Explainer, read  # noqa: E402
 from onnxlrp.curves import Protocol, measure_curves  # noqa: E402
@@ -36,11 +37,10 @@ from onnxlrp.figure import new_figure, save_figure  # noqa: E402
 from onnxlrp.model import Model  # noqa: E402
 from onnxlrp.perturbation.regions import Size  # noqa: E402
 from onnxlrp.perturbation.replacements import Surroundings  # noqa: E402
-from onnxlrp.perturbation.statistics import Band, Curves, Series, bootstrap  # noqa: E402
+from onnxlrp.perturbation.statistics import Curves, Series, bootstrap  # noqa: E402
 from onnxlrp.report.curve_files import draw_curves  # noqa: E402
 from onnxlrp.report.film import FilmStrip, draw_curve  # noqa: E402
 
-START, END = "<!-- video: written by benchmarks/paper/video.py -->", "<!-- video: end -->"
 SHOWN_CLIP, SHOWN_FRAMES = "squat-1000-h264", 6
 RANDOM, SA = "random", "SA"
 
@@ -206,7 +206,7 @@ def picture(folder: Path, subject: Subject) -> Figure:
 
 def section(found: Sequence[Found], choices: argparse.Namespace) -> str:
     """The section of docs/paper.md."""
-    lines = [START, "", *shares_table(found)]
+    lines = shares_table(found)
     for one in found:
         for number, (title, curves) in enumerate(one.curves.items()):
             lines += ["", f"### {one.subject.title}: {title}, {one.subject.replaced}; {len(curves.records)} clips", ""]
@@ -216,7 +216,7 @@ def section(found: Sequence[Found], choices: argparse.Namespace) -> str:
         "",
         f"`python benchmarks/paper/video.py CLIPS`, seed {choices.seed}: {seconds} on 2 cores that other work shared.",
     ]
-    return "\n".join([*lines, "95 % intervals by bootstrap over clips.", "", END])
+    return "\n".join([*lines, "95 % intervals by bootstrap over clips."])
 
 
 def shares_table(found: Sequence[Found]) -> list[str]:
@@ -244,8 +244,8 @@ def curve_table(curves: Curves) -> list[str]:
     lines += ["|---|---|---|---|---|"]
     reference = Series(SA, "morf")
     for area in curves.areas("logit"):
-        by_sa = "" if area.series == reference else _signed(curves.minus(area.series, reference, "logit"))
-        by_chance = "" if area.minus_random is None else _signed(area.minus_random)
+        by_sa = "" if area.series == reference else signed(curves.minus(area.series, reference, "logit"))
+        by_chance = "" if area.minus_random is None else signed(area.minus_random)
         index = curves.series.index(area.series)
         hits = np.mean([(record.best[index] == record.label).mean(axis=0) for record in curves.records], axis=0)
         reached = ", ".join(f"{100 * hits[step]:.0f}" for step in steps)
@@ -258,21 +258,8 @@ def _percent(values: NDArray[np.float64]) -> str:
     return f"{band.mean:.1f} [{band.low:.1f}, {band.high:.1f}]"
 
 
-def _signed(band: Band) -> str:
-    text = f"{band.mean:+.3f} [{band.low:+.3f}, {band.high:+.3f}]".replace("-", "−")
-    return f"**{text}**" if band.low > 0 or band.high < 0 else text
-
-
 def _curve_file(one: Found, number: int) -> str:
     return f"paper-video-{one.subject.folder.removeprefix('actions_')}-{number}.png"
-
-
-def put(page: Path, text: str) -> None:
-    """Write the section in its place, or at the end."""
-    old = page.read_text(encoding="utf-8")
-    before, found, rest = old.partition(START)
-    after = rest.partition(END)[2] if found else "\n"
-    page.write_text(f"{before.rstrip()}\n\n{text}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -292,7 +279,7 @@ def main() -> None:
             save_figure(images / _curve_file(one, number), draw_curves(curves, "logit", heading), 100)
         found.append(one)
     written = section(found, choices)
-    put(choices.docs / "paper.md", written)
+    put(choices.docs / "paper.md", "video", "video.py", written)
     print(written)
 
 

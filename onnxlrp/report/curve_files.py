@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from onnxlrp.errors import ChoiceError
+from onnxlrp.figure import save_figure
 from onnxlrp.files import atomic_write, write_json
 from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Band, Curves, Series
 from onnxlrp.report.summary import as_json
@@ -49,7 +50,7 @@ def write_curves(curves: Curves, folder: Path, score: str, title: str = "", suff
         _sample_rows(curves),
     )
     write_json(folder / "curve.json", document_of(curves, score))
-    save_figure(draw_curves(curves, score, title), folder / f"curve.{suffix}")
+    save_figure(folder / f"curve.{suffix}", draw_curves(curves, score, title))
     return ["curve.csv", "areas.csv", "samples.csv", "curve.json", f"curve.{suffix}"]
 
 
@@ -75,12 +76,6 @@ def draw_curves(curves: Curves, score: str, title: str = "", order: Sequence[Ser
     for edge in ("top", "right"):
         axis.spines[edge].set_visible(False)
     return drawing
-
-
-def save_figure(drawing: Figure, path: Path) -> None:
-    """As .png or .svg, whole or not at all."""
-    with atomic_write(path) as draft:
-        drawing.savefig(draft, dpi=150)
 
 
 def document_of(curves: Curves, score: str) -> dict[str, Any]:
