@@ -158,7 +158,7 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
     names = write_curves(curves, folder, score, title, given["suffix"])
     gap = _gap(curves, score)
     holds = _holds(gap, given["min_over_random"])
-    warnings = [*filter(None, [meaning.warning]), *heard.values()]
+    warnings = [*filter(None, [meaning.warning]), *heard.values(), *curves.warnings]
     document = document_of(curves, score) | {"warnings": warnings}
     document |= {"holds": holds, "minimum": given["min_over_random"]}
     if given["metrics"]:

@@ -89,6 +89,7 @@ class _Measuring:
         self.records: list[Record] = []
         self.skipped: list[Skipped] = []
         self.heatmap_seconds = 0.0
+        self.warnings: dict[str, list[str]] = {}
         self._grounds: dict[Packing, tuple[Regions, Replacement]] = {}
 
     def over(self, samples: Iterable[Sample | Skipped], progress: Callable[[int], None] | None) -> Curves:
@@ -114,6 +115,7 @@ class _Measuring:
             self.predictor.head if self.predictor.has_classes else None,
             seconds,
             self.predictor.runs,
+            tuple(f"{name}: {text}" for name, texts in self.warnings.items() for text in texts),
         )
 
     def _settings(self) -> dict[str, Any]:
@@ -203,8 +205,10 @@ class _Measuring:
             target = [int(index) for index in weights.argmax(axis=1)]
         maps = {}
         for name, explainer in self.explainers.items():
-            relevance = explainer.explain(feeds, target=target).relevance
-            found = {tensor: relevance[tensor] for tensor in self.predictor.tensors}
+            explanation = explainer.explain(feeds, target=target)
+            if explanation.warnings:
+                self.warnings.setdefault(name, list(explanation.warnings))
+            found = {tensor: explanation.relevance[tensor] for tensor in self.predictor.tensors}
             if not all(np.isfinite(array).all() for array in found.values()):
                 raise InputError(f"The relevance by '{name}' holds NaN or infinity: it orders nothing.")
             maps[name] = found if batched else {tensor: array[None] for tensor, array in found.items()}

@@ -536,6 +536,15 @@ def test_a_mask_of_the_wrong_size_skips_its_sample() -> None:
     assert "[5, 5]" in curves.skipped[0].reason
 
 
+def test_what_an_explanation_warns_of_is_heard_once_per_method() -> None:
+    box = np.zeros((3, 1, 1)), np.full((3, 1, 1), 1e-3)
+    boxed = explainer(method="lrp", preset="epsilon-gamma-box", box=box)
+    curves = measure_curves({"boxed": boxed, "chance": explainer(method="random")}, pictures(20), protocol())
+    (warning,) = curves.warnings
+    assert warning.startswith("boxed: ")
+    assert "outside the box" in warning
+
+
 def test_when_nothing_fits_the_reasons_are_said() -> None:
     with pytest.raises(InputError, match="torn"):
         measure_curves({"gi": explainer()}, [Skipped("torn", "torn.jpg: broken")], protocol())

@@ -148,7 +148,8 @@ def measure(subject: Subject, choices: argparse.Namespace) -> Found:
     )
 
     def tell(done: int) -> None:
-        print(f"\r{subject.title}: {done} of {len(samples)} posts, {time.perf_counter() - started:.0f} s", end="", flush=True)
+        seconds = time.perf_counter() - started
+        print(f"\r{subject.title}: {done} of {len(samples)} posts, {seconds:.0f} s", end="", flush=True)
 
     curves = measure_curves(
         explainers,

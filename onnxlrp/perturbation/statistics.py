@@ -81,7 +81,7 @@ class Curves:
     records  : one per sample        skipped : samples that could not be measured
     settings : what the numbers depend on        head : how logits become probabilities; None without classes
     seconds  : total, forward (perturbed copies), heatmaps, and onnxruntime (of all, what was spent inside it)
-    runs     : rows that were run
+    runs     : rows that were run        warnings : what the first explanations of each method had to say
     """
 
     series: tuple[Series, ...]
@@ -91,6 +91,7 @@ class Curves:
     head: str | None
     seconds: Mapping[str, float]
     runs: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
