@@ -81,6 +81,10 @@ def command(model: Path, file: str | None, method: str, ledger: str, seed: int, 
         print_json(as_document(verdict.as_dict()))
     else:
         _print(verdict, ledger)
+        given_by = (
+            file if file is not None else f"made-up numbers (seed {seed}); give a file to see a real prediction's"
+        )
+        say(f"\n{_conclusion(verdict)} Input: {given_by}.")
     if not verdict.holds:
         raise click.exceptions.Exit(CheckFailed.exit_code)
 
@@ -113,6 +117,14 @@ def _print(verdict: Verdict, ledger: str) -> None:
         print_table(
             map(_ledger_row, shown), ("layer", "operator", "rule", "arrived", "handed on", "taken by"), numbers=(3, 4)
         )
+
+
+def _conclusion(verdict: Verdict) -> str:
+    failed = sum(not finding.holds for finding in verdict.findings)
+    untold = sum(finding.measured is None for finding in verdict.findings if finding.holds)
+    if failed:
+        return f"{failed} of {len(verdict.findings)} checks FAIL: do not trust this explainer."
+    return f"All {len(verdict.findings)} checks hold" + (f", {untold} of them not applicable." if untold else ".")
 
 
 def _largest(rows: tuple[LedgerRow, ...]) -> list[LedgerRow]:

@@ -242,21 +242,23 @@ def _finite(compiled: Compiled, found: Arrays) -> Finding:
 
 
 def _promises(rows: Sequence[LedgerRow], sizes: Sequence[float]) -> Finding:
-    """What no bias, stabiliser or declared rule took must be rounding."""
-    worst, where = 0.0, ""
-    silence = ROUNDING * max(sizes, default=0.0)
-    for row, size in zip(rows, sizes, strict=True):
+    """What no bias, stabiliser or declared rule took must be rounding, of its layer or of the largest one."""
+    largest = max(sizes, default=0.0)
+    lost = [abs(row.taken.get(UNEXPLAINED, 0.0)) for row in rows]
+    worst, where = (0.0, max(lost, default=0.0) / (largest or 1.0), 0.0), ""
+    for row, gone, size in zip(rows, lost, sizes, strict=True):
         others = abs(row.handed_on) + sum(abs(taken) for who, taken in row.taken.items() if who != UNEXPLAINED)
-        rest = max(abs(row.taken.get(UNEXPLAINED, 0.0)) - ROUNDING * others, 0.0)
-        if size > 0 and rest > silence and rest / size > worst:
-            worst, where = rest / size, f"at {row.operator} '{row.layer}'"
+        rest = max(gone - ROUNDING * others, 0.0)
+        if size > 0 and rest > ROUNDING * largest and rest / size > worst[0]:
+            worst, where = (rest / size, gone / size, ROUNDING * others / size), f"at {row.operator} '{row.layer}'"
+    excess, measured, room = worst
     by_design = sorted({row.operator for row in rows if abs(row.taken.get(BY_DESIGN, 0.0)) > 0})
     detail = where + (f"; by design not at {', '.join(by_design)}" if by_design else "")
     return Finding(
         "every layer keeps its promise to conserve",
-        worst <= LEDGER_TOLERANCE,
-        worst,
-        LEDGER_TOLERANCE,
+        excess <= LEDGER_TOLERANCE,
+        measured,
+        LEDGER_TOLERANCE + room,
         "of Σ|R|",
         detail,
     )

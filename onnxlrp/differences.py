@@ -65,7 +65,8 @@ def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
     errors = [error for error in (probe.best_error(along, found) for along in directions) if error is not None]
     if not errors:
         return Finding(NAME, True, None, None, "", "not applicable: every difference drowns in float32's rounding")
-    return Finding(NAME, max(errors) <= TOLERANCE, max(errors), TOLERANCE, "relative", detail)
+    worst = max(errors)
+    return Finding(NAME, worst.excess <= TOLERANCE, worst.off, TOLERANCE + worst.room, "relative", detail)
 
 
 def _differentiable(gradient: Explainer, point: Arrays) -> tuple[Explainer, str]:
@@ -101,6 +102,18 @@ def _direction(gradient: np.ndarray[Any, Any], random: np.random.Generator) -> n
     return np.asarray(along + 0.5 * noise / (float(np.linalg.norm(noise)) or 1.0))
 
 
+@dataclass(frozen=True, order=True)
+class _Error:
+    """How far a slope is from the gradient's, relative to the larger of both.
+
+    excess : what is left of `off` beyond `room`        room : what the measurement itself leaves open
+    """
+
+    excess: float
+    off: float
+    room: float
+
+
 @dataclass(frozen=True)
 class _Slope:
     """One difference of the score over the step that was made, and what the gradient says of it.
@@ -121,9 +134,10 @@ class _Slope:
         """By how much the measured slope of the next larger step differs, as a change over this one."""
         return abs(self.measured - next_one.measured * self.amount / next_one.amount)
 
-    def error(self, doubt: float) -> float:
-        off = max(abs(self.measured - self.expected) - max(doubt, self.rounding), 0.0)
-        return off / max(abs(self.measured), abs(self.expected))
+    def error(self, doubt: float) -> _Error:
+        size = max(abs(self.measured), abs(self.expected))
+        off, room = abs(self.measured - self.expected), max(doubt, self.rounding)
+        return _Error(max(off - room, 0.0) / size, off / size, room / size)
 
 
 class _Probe:
@@ -134,8 +148,8 @@ class _Probe:
         self.rounding = ROUNDING.get(str(explainer.forward_value(point).dtype), 1e-6)
         self.here = self._score(point)
 
-    def best_error(self, direction: Arrays, gradient: Arrays) -> float | None:
-        """The smallest relative error over the stable slopes; None where no change stands out of the rounding."""
+    def best_error(self, direction: Arrays, gradient: Arrays) -> _Error | None:
+        """The smallest error over the stable slopes; None where no change stands out of the rounding."""
         size = max(float(np.abs(self.point[n]).mean()) for n in direction) or 1.0
         length = max(float(np.linalg.norm(self.point[n].astype(np.float64))) for n in direction) or 1.0
         unit = max(size, 0.1 * length)
@@ -149,12 +163,12 @@ class _Probe:
         return min(stable[:SMALLEST]) if stable else self._silence(rows)
 
     @staticmethod
-    def _silence(rows: list[list[_Slope]]) -> float | None:
+    def _silence(rows: list[list[_Slope]]) -> _Error | None:
         """Where nothing can be measured, the gradient must not promise what would have been."""
         slopes = [slope for row in rows for slope in row]
         moved = max((max(abs(slope.measured), slope.rounding) for slope in slopes), default=0.0)
         promised = max((abs(slope.expected) for slope in slopes), default=0.0)
-        return 1.0 if promised > MEASURABLE * moved else None
+        return _Error(1.0, 1.0, 0.0) if promised > MEASURABLE * moved else None
 
     def _slopes(self, direction: Arrays, gradient: Arrays, amount: float) -> list[_Slope]:
         """Central, forward and backward difference."""

@@ -531,6 +531,7 @@ def test_a_written_sidecar_reads_back_and_is_not_overwritten(tmp_path: Path) -> 
 def test_verify_holds_and_prints_the_ledger() -> None:
     text = good("verify", SHAPES, CIRCLE, "--ledger", "all").stdout
     assert "FAILS" not in text
+    assert "All 5 checks hold." in text
     assert NEAR_THE_TARGET in text
     document = json.loads(good("verify", SHAPES, "--json").stdout)
     assert document["holds"]
@@ -545,6 +546,7 @@ def test_verify_is_exit_1_when_a_check_fails(monkeypatch: pytest.MonkeyPatch) ->
     result = run("verify", SHAPES)
     assert result.exit_code == 1
     assert "FAILS" in result.stdout
+    assert "1 of 1 checks FAIL" in result.stdout
 
 
 # --- compile ---------------------------------------------------------------------------------------------------------

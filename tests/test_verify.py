@@ -12,6 +12,7 @@ import pytest
 
 from onnxlrp import Explainer, checks
 from onnxlrp.checks import verify
+from onnxlrp.differences import TOLERANCE
 from onnxlrp.findings import Finding, Verdict
 from onnxlrp.rules import registry
 from onnxlrp.rules.registry import lookup
@@ -96,6 +97,14 @@ def test_a_right_explainer_of_an_awkward_model_passes(name: str) -> None:
 def test_a_constant_that_takes_relevance_is_named_in_the_ledger(name: str) -> None:
     takers = {taker for row in verify(AWKWARD[name]).ledger for taker in row.taken}
     assert "constant" in takers
+
+
+def test_what_is_measured_is_told_with_what_the_measurement_leaves_open() -> None:
+    verdict = verify(graph("(float[N, 4] x) => (float[N, 3] y)", "a = MatMul(x, w) y = Tanh(a)", w=WEIGHT))
+    differences, promises = finding(verdict, "finite differences"), finding(verdict, "promise")
+    assert 0 < (differences.measured or 0) < (differences.tolerance or 0)
+    assert (differences.tolerance or 0) > TOLERANCE
+    assert 0 < (promises.measured or 0) < 1e-6
 
 
 # --- wrong explainers ------------------------------------------------------------------------------------------------
