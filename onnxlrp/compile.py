@@ -14,6 +14,7 @@ from onnxlrp.backward import Walker, reverse
 from onnxlrp.deployed import float_view, is_quantised, keep_deployed
 from onnxlrp.emit import Emit, names_in
 from onnxlrp.errors import ChoiceError
+from onnxlrp.graph import upstream
 from onnxlrp.ledger import Ledger
 from onnxlrp.lists import is_list
 from onnxlrp.model import Model
@@ -130,7 +131,7 @@ def find_inputs(graph: ir.Graph, names: Sequence[str] | None, target: ir.Value) 
 
     Errors: ChoiceError for an unknown name, or one that does not reach the target.
     """
-    reaching = upstream(target)
+    reaching = set(upstream(target, reads=inflows))
     if names is None:
         found = [value for value in graph.inputs if value in reaching and not is_list(value)]
         if not found:
@@ -153,19 +154,6 @@ def output_in(graph: ir.Graph, output: Output) -> Output:
     """The same output in another form of its graph."""
     asked, tensor = (find_tensor(graph, value.name or "", "output") for value in (output.asked, output.tensor))
     return replace(output, asked=asked, tensor=tensor)
-
-
-def upstream(target: ir.Value) -> set[ir.Value]:
-    """Everything that the target is computed from through nodes that carry a signal."""
-    seen, waiting = {target}, [target]
-    while waiting:
-        node = waiting.pop().producer()
-        if node is None:
-            continue
-        fresh = [operand for operand in inflows(node) if operand is not None and operand not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return seen
 
 
 def _where_it_stops(graph: ir.Graph) -> list[str]:

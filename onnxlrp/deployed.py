@@ -15,7 +15,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxlrp.emit import Emit
-from onnxlrp.graph import KEPT
+from onnxlrp.graph import KEPT, operands, upstream
 from onnxlrp.lowering import has_view
 from onnxlrp.model import Model
 from onnxlrp.prepare.lower import lower
@@ -57,18 +57,9 @@ def _hold_ends(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _is_fed(value: ir.Value) -> bool:
-    """Whether a value depends on an input of the model."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        current = waiting.pop()
-        if current.is_graph_input():
-            return True
-        node = current.producer()
-        if node is not None and KEPT not in node.metadata_props:
-            fresh = [operand for operand in node.inputs if operand is not None and operand not in seen]
-            seen.update(fresh)
-            waiting.extend(fresh)
-    return False
+    """Whether a value depends on an input of the model through nodes that are not kept apart already."""
+    reads = upstream(value, reads=lambda node: () if KEPT in node.metadata_props else operands(node))
+    return any(tensor.is_graph_input() for tensor in reads)
 
 
 def keep_deployed(joint: ir.Model, deployed: ir.Model, emit: Emit) -> dict[ir.Value, ir.Value]:

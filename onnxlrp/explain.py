@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.compat import find_compat
-from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, output_in, plan_for, upstream
+from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, output_in, plan_for
 from onnxlrp.cut import cut_model
 from onnxlrp.data.meaning import class_names
 from onnxlrp.data.sidecar import Sidecar
@@ -20,6 +20,7 @@ from onnxlrp.deployed import float_view
 from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.explanation import Conservation, Explanation
 from onnxlrp.feeding import Feeding
+from onnxlrp.graph import upstream
 from onnxlrp.methods import METHODS, Averaged, Pass, Probe, find_method
 from onnxlrp.model import Model, Source, read
 from onnxlrp.output import Output, chosen_by_position, find_output
@@ -28,6 +29,7 @@ from onnxlrp.prepare import prepare
 from onnxlrp.presets import Box, default_preset, find_preset
 from onnxlrp.rules.decompositions import ZBox
 from onnxlrp.rules.named import parse_rule
+from onnxlrp.rules.registry import inflows
 from onnxlrp.running import AveragedRun, CompiledRun, Forward, ForwardRun, Found, Progress, Run
 from onnxlrp.session import Arrays
 from onnxlrp.storage import write_model
@@ -288,7 +290,7 @@ class Explainer:
         if suited is not None:
             return suited
         tensor = output_in(float_view(self.model).graph, self._endpoints[0]).tensor
-        types = {node.op_type for value in upstream(tensor) if (node := value.producer()) is not None}
+        types = {node.op_type for value in upstream(tensor, reads=inflows) if (node := value.producer()) is not None}
         boxed = self.box is not None and all(_box_fits(self.box, value) for value in self._endpoints[1])
         return default_preset(lambda op_type: op_type in types, boxed=boxed)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxlrp.errors import ChoiceError, Unsupported, no_such
-from onnxlrp.graph import FLOATS, READ_AS, operands
+from onnxlrp.graph import FLOATS, READ_AS, upstream
 from onnxlrp.lists import is_list
 
 _PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
@@ -130,16 +130,7 @@ def is_batched(value: ir.Value, graph: ir.Graph) -> bool:
 
 def _depends_on_input(value: ir.Value) -> bool:
     """Whether some input of the model is upstream; an exported constant is no prediction."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        current = waiting.pop()
-        if current.is_graph_input():
-            return True
-        node = current.producer()
-        fresh = [o for o in operands(node) if o is not None and o not in seen] if node is not None else []
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return False
+    return any(tensor.is_graph_input() for tensor in upstream(value))
 
 
 _POSITIONS = {"ArgMax": 0, "ArgMin": 0, "TopK": 1, "NonZero": 0, "NonMaxSuppression": 0}
@@ -148,18 +139,8 @@ _POSITIONS = {"ArgMax": 0, "ArgMin": 0, "TopK": 1, "NonZero": 0, "NonMaxSuppress
 
 def chosen_by_position(value: ir.Value) -> list[str]:
     """The nodes upstream that give positions which others read, the nearest first."""
-    found, seen, waiting = list[str](), {value}, [value]
-    while waiting:
-        current = waiting.pop(0)
-        node = current.producer()
-        if node is None:
-            continue
-        if _POSITIONS.get(node.op_type) == current.index():
-            found.append(f"{node.op_type} '{node.name}'")
-        fresh = [operand for operand in operands(node) if operand is not None and operand not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return found
+    made = [(tensor, node) for tensor in upstream(value) if (node := tensor.producer()) is not None]
+    return [f"{node.op_type} '{node.name}'" for tensor, node in made if _POSITIONS.get(node.op_type) == tensor.index()]
 
 
 def _scores(value: ir.Value) -> ir.Value:

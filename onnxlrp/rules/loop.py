@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxlrp import lists
 from onnxlrp.body import BodyEmit
 from onnxlrp.errors import Unsupported
-from onnxlrp.graph import operands
+from onnxlrp.graph import upstream
 from onnxlrp.rules.control import Arrived, Backwards, control, into_targets
 from onnxlrp.rules.registry import Contribution, Subgraph
 from onnxlrp.rules.step import Body, Step
@@ -122,20 +122,12 @@ def _of_no_turn(inner: BodyEmit, turn: ir.Value) -> ir.Value:
 
 def _without_lists(step: Step, inner: BodyEmit, inputs: Sequence[ir.Value]) -> None:
     """Errors: Unsupported where the way back reads a list that the loop carries."""
-    waiting = [value.producer() for value in inner.graph.outputs]
-    seen = set(waiting)
-    while waiting:
-        node = waiting.pop()
-        for value in operands(node) if node is not None else ():
-            producer = value.producer() if value is not None else None
-            if value in inputs and value is not None and lists.is_list(value):
-                raise Unsupported(
-                    f"{step.unit} reads a list that it carries from turn to turn, and the way back needs it as it was "
-                    "in each turn. Lists that a loop only extends are fine, and so are tensors that grow."
-                )
-            if producer is not None and producer not in seen:
-                seen.add(producer)
-                waiting.append(producer)
+    carried = {value for value in inputs if lists.is_list(value)}
+    if not carried.isdisjoint(upstream(*inner.graph.outputs)):
+        raise Unsupported(
+            f"{step.unit} reads a list that it carries from turn to turn, and the way back needs it as it was in each "
+            "turn. Lists that a loop only extends are fine, and so are tensors that grow."
+        )
 
 
 def _from_list(kept: ir.Value) -> AtTurn:
