@@ -261,6 +261,7 @@ def _described(explainer: Explainer) -> dict[str, Any]:
         "preset": explainer.preset,
         "rules": {key: str(rule) for key, rule in explainer.rules.items()},
         "bias": explainer.bias,
+        "compat": explainer.compat.name if explainer.compat is not None else None,
         "box": box,
         "options": {key: repr(value) for key, value in explainer._options.items()},
     }

@@ -236,16 +236,19 @@ def test_the_table_tells_what_is_left_when_weights_are_redrawn() -> None:
 
 def test_an_explainer_moves_to_another_model_with_all_its_choices() -> None:
     first = Explainer(
-        dense(), "lrp", "epsilon", {"first": "flat"}, target=2, bias="drop", providers="cpu", batch_size=3
+        dense(),
+        "lrp",
+        "epsilon",
+        {"first": "flat"},
+        target=2,
+        bias="drop",
+        providers="cpu",
+        batch_size=3,
+        compat="lxt",
     )
     there = first.on(read(dense()))
-    assert (there.preset, there.rules, there.target, there.bias, there.batch_size) == (
-        "epsilon",
-        first.rules,
-        2,
-        "drop",
-        3,
-    )
+    assert (there.preset, there.rules, there.target, there.bias) == ("epsilon", first.rules, 2, "drop")
+    assert (there.batch_size, there.compat) == (3, first.compat)
     x = signed(np.random.default_rng(0), 2, 6)
     assert np.array_equal(first.explain(x).relevance["x"], there.explain(x).relevance["x"])
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.cut import cut_model
 from onnxlrp.errors import ChoiceError
 from onnxlrp.explain import Explainer
-from onnxlrp.feeding import Feeding
+from onnxlrp.explain.cut import cut_model
+from onnxlrp.explain.feeding import Feeding
+from onnxlrp.explain.running import Forward
 from onnxlrp.output import find_tensor
-from onnxlrp.running import Forward
 from onnxlrp.session import Arrays, Session
 from onnxlrp.target import Target, frozen, resolve, weights_of
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from onnxlrp.blame import ours
 from onnxlrp.compile import Compiled
-from onnxlrp.cut import cut_model
-from onnxlrp.feeding import Feeding
+from onnxlrp.explain.cut import cut_model
+from onnxlrp.explain.feeding import Feeding
 from onnxlrp.methods.forward import FiniteDifference, Occlusion, Random
 from onnxlrp.methods.path import IntegratedGradients, SmoothGrad
 from onnxlrp.model import Model

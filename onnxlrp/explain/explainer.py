@@ -12,35 +12,37 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxlrp.compat import find_compat
-from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, output_in, plan_for
-from onnxlrp.cut import cut_model
+from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for
 from onnxlrp.data.meaning import class_names
 from onnxlrp.data.sidecar import Sidecar
-from onnxlrp.deployed import float_view
 from onnxlrp.errors import ChoiceError, Unsupported
-from onnxlrp.explanation import Conservation, Explanation
-from onnxlrp.feeding import Feeding
-from onnxlrp.graph import upstream
+from onnxlrp.explain.caveats import caveats
+from onnxlrp.explain.choices import (
+    at_least_one,
+    known_bias,
+    known_box,
+    moves_its_input,
+    no_explainer,
+    require_fitting,
+    require_floats,
+    suited_preset,
+)
+from onnxlrp.explain.cut import cut_model
+from onnxlrp.explain.feeding import Feeding
+from onnxlrp.explain.results import arrived, stacked, target_found
+from onnxlrp.explain.running import AveragedRun, CompiledRun, Forward, ForwardRun, Found, Progress, Run
+from onnxlrp.explanation import Explanation
 from onnxlrp.methods import METHODS, Averaged, Pass, Probe, find_method
 from onnxlrp.model import Model, Source, read
-from onnxlrp.output import Output, chosen_by_position, find_output
+from onnxlrp.output import Output, find_output
 from onnxlrp.plan import Plan, Rules
 from onnxlrp.prepare import prepare
-from onnxlrp.presets import Box, default_preset, find_preset
-from onnxlrp.rules.decompositions import ZBox
+from onnxlrp.presets import Box, find_preset
 from onnxlrp.rules.named import parse_rule
-from onnxlrp.rules.registry import inflows
-from onnxlrp.running import AveragedRun, CompiledRun, Forward, ForwardRun, Found, Progress, Run
 from onnxlrp.session import Arrays
 from onnxlrp.storage import write_model
-from onnxlrp.target import EVERYTHING, LARGEST, Resolved, Target, as_samples, resolve
+from onnxlrp.target import Resolved, Target, resolve
 from onnxlrp.version import VERSION
-
-BIASES = ("absorb", "drop", "distribute")
-DEFAULT_BATCH = 16
-
-LITTLE, MUCH = 0.1, 10.0
-"""Shares of the seeded relevance outside which an explanation says so."""
 
 
 class Explainer:
@@ -92,40 +94,55 @@ class Explainer:
         self.compat = find_compat(compat) if compat is not None else None
         if self.compat is not None:
             options = self.compat.method_options(method.strip().lower().replace("_", "-"), options)
-        self.model = prepare(_no_explainer(model if isinstance(model, Model) else read(model)))
+        self.model = prepare(no_explainer(model if isinstance(model, Model) else read(model)))
         self.method = find_method(method, options)
         self.target = target
         sidecar = Sidecar.beside(self.model.path) if self.model.path is not None else Sidecar()
         self.labels = tuple(labels) if labels is not None else sidecar.labels or class_names(self.model)
         self.layout = layout or sidecar.layout
         logits = logits or sidecar.logits
-        box = box if box is not None else _known_box(sidecar)
-        self.bias = _known_bias(bias)
+        box = box if box is not None else known_box(sidecar)
+        self.bias = known_bias(bias)
         self.providers = providers
-        self.batch_size = _at_least_one(batch_size)
+        self.batch_size = at_least_one(batch_size)
         self.rules = dict(rules or {})
         if self.compat is not None:
             self.rules = {key: self.compat.rule(parse_rule(rule)) for key, rule in self.rules.items()}
         self.box = box
         self._options = options
         self._output, self._logits, self._inputs = output, logits, list(inputs) if inputs is not None else None
-        self.preset = self._choose_preset(preset, sidecar.preset)
+        require_fitting(self.method, preset, self.rules)
+        self.preset = preset if preset is not None else self._default_preset(sidecar.preset)
         if isinstance(self.method, Pass):
             _ = self._planned
-        self._require_floats()
+        if moves_its_input(self.method):
+            require_floats(self.method, self._endpoints[1])
+
+    def on(self, model: Source | Model) -> Explainer:
+        """The same choices on another model, such as this one with other weights."""
+        return Explainer(
+            model,
+            self.method.name,
+            self.preset,
+            self.rules,
+            self.target,
+            bias=self.bias,
+            batch_size=self.batch_size,
+            box=self.box,
+            logits=self._logits,
+            layout=self.layout,
+            compat=self.compat.name if self.compat is not None else None,
+            **self._what_is_explained(),
+            **self._options,
+        )
 
     def over(self, model: Model, method: str, batch_size: int) -> Explainer:
         """Another method on another form of the same model, which explains the same tensors."""
-        return Explainer(
-            model,
-            method,
-            output=self._output,
-            inputs=self._inputs,
-            logits=None if self._output is not None else self.output.tensor.name,
-            labels=self.labels,
-            providers=self.providers,
-            batch_size=batch_size,
-        )
+        logits = self.output.tensor.name if self._output is None else None
+        return Explainer(model, method, batch_size=batch_size, logits=logits, **self._what_is_explained())
+
+    def _what_is_explained(self) -> dict[str, Any]:
+        return {"output": self._output, "inputs": self._inputs, "labels": self.labels, "providers": self.providers}
 
     # --- what was decided --------------------------------------------------------------------------------------------
 
@@ -203,26 +220,6 @@ class Explainer:
         model.graph.outputs.extend(kept)
         write_model(model, Path(path))
 
-    def on(self, model: Source | Model) -> Explainer:
-        """The same choices on another model, such as this one with other weights."""
-        return Explainer(
-            model,
-            self.method.name,
-            self.preset if self.method.name == "lrp" else None,
-            self.rules,
-            self.target,
-            self._output,
-            self._inputs,
-            self.bias,
-            self.providers,
-            self.batch_size,
-            box=self.box,
-            labels=self.labels,
-            logits=self._logits,
-            layout=self.layout,
-            **self._options,
-        )
-
     # --- running -----------------------------------------------------------------------------------------------------
 
     def explain(self, x: Any, target: Target = None, progress: Progress | None = None) -> Explanation:
@@ -278,33 +275,14 @@ class Explainer:
 
     # --- choices -----------------------------------------------------------------------------------------------------
 
-    def _choose_preset(self, preset: str | None, suited: str | None) -> str | None:
-        if preset is not None and self.method.name != "lrp":
-            raise ChoiceError(f"A preset belongs to LRP; the method here is '{self.method.name}'.")
-        if self.rules and not isinstance(self.method, Pass):
-            raise ChoiceError(f"Rules belong to a backward pass; the method '{self.method.name}' takes none.")
-        if preset is not None or self.method.name != "lrp":
-            return preset
+    def _default_preset(self, of_the_sidecar: str | None) -> str | None:
+        if self.method.name != "lrp":
+            return None
         if self.compat is not None and self.compat.preset is not None:
             return self.compat.preset
-        if suited is not None:
-            return suited
-        tensor = output_in(float_view(self.model).graph, self._endpoints[0]).tensor
-        types = {node.op_type for value in upstream(tensor, reads=inflows) if (node := value.producer()) is not None}
-        boxed = self.box is not None and all(_box_fits(self.box, value) for value in self._endpoints[1])
-        return default_preset(lambda op_type: op_type in types, boxed=boxed)
-
-    def _require_floats(self) -> None:
-        """Methods that move their input by small amounts need one that can be moved."""
-        if self.method.name == "random" or (isinstance(self.method, Pass) and not self.method.reference):
-            return
-        for value in self._endpoints[1]:
-            compares_numbers = isinstance(self.method, Pass) and value.dtype != ir.DataType.STRING
-            if value.dtype is not None and not value.dtype.is_floating_point() and not compares_numbers:
-                raise ChoiceError(
-                    f"The method '{self.method.name}' moves its input, or compares it, and '{value.name}' holds "
-                    f"{value.dtype.name.lower()}. Name the float tensor behind it (an embedding) with inputs=[…]."
-                )
+        if of_the_sidecar is not None:
+            return of_the_sidecar
+        return suited_preset(self.model, *self._endpoints, self.box)
 
     def _metadata(self) -> dict[str, str]:
         return {
@@ -357,16 +335,15 @@ class Explainer:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def _explanation(self, feeds: Arrays, resolved: Resolved, found: Found, seconds: float) -> Explanation:
-        conservation = None
-        if self.method.name == "lrp":
-            arrived = sum(_sum_per_sample(array, len(found.score)) for array in found.relevance.values())
-            conservation = Conservation(found.score, np.asarray(arrived))
+        plan = None if isinstance(self.method, Probe) else self.compiled.plan
+        conservation = arrived(found) if self.method.name == "lrp" else None
+        notes = [note for session in self._run.sessions for note in session.notes]
         return Explanation(
             self.method.name,
             self.preset,
             found.relevance,
             found.outputs,
-            self._target_found(resolved, found),
+            target_found(resolved, found, self.output),
             found.score,
             conservation,
             feeds,
@@ -375,26 +352,9 @@ class Explainer:
             self.used_providers,
             self.labels,
             self.layout,
-            tuple(self._warnings(feeds, found, conservation)),
+            (*notes, *caveats(found, feeds, self.output, plan, conservation)),
             resolved.inside,
         )
-
-    def _target_found(self, resolved: Resolved, found: Found) -> Any:
-        """The class per sample where one is explained, else the words for it."""
-        first = int(resolved.target[0])
-        if first == EVERYTHING:
-            return resolved.shown
-        if first != LARGEST:
-            targets = [int(target) for target in resolved.target]
-            return targets * len(found.score) if len(targets) == 1 else targets
-        asked = found.outputs.get(self.output.asked.name or "")
-        if asked is None:
-            return resolved.shown
-        y = as_samples(asked, self.output)
-        best = y.reshape(len(y), -1).argmax(axis=1)
-        if int(np.prod(y.shape[2:], dtype=np.int64)) == 1:
-            return [int(index) for index in best]
-        return [tuple(int(i) for i in np.unravel_index(index, y.shape[1:])) for index in best]
 
     def _explain_all(self, feeds: Arrays, samples: int, progress: Progress | None) -> Explanation:
         """One pass per class; a class axis in front of every relevance."""
@@ -402,124 +362,15 @@ class Explainer:
         count = shape[axis] if len(shape) > axis else 1
         if not isinstance(count, int):
             raise ChoiceError(f"target='all' needs a known number of classes; the output is {shape}.")
-        started, parts = time.perf_counter(), []
+        started, classes = time.perf_counter(), []
         for index in range(count):
             resolved = Resolved(np.array([index], np.int64), np.ones(1, np.float32))
-            parts.append(self._explanation(feeds, resolved, self._run(feeds, resolved, samples, None), 0.0))
+            classes.append(self._explanation(feeds, resolved, self._run(feeds, resolved, samples, None), 0.0))
             if progress is not None:
                 progress(index + 1, count)
-        relevance = {name: np.stack([part.relevance[name] for part in parts]) for name in parts[0].relevance}
-        scores = np.stack([part.score for part in parts])
-        kept = [part.conservation for part in parts if part.conservation is not None]
-        conservation = Conservation(scores, np.stack([c.arrived for c in kept])) if kept else None
-        joined = {"relevance": relevance, "score": scores, "conservation": conservation, "target": "all"}
-        return Explanation(**(parts[0].__dict__ | joined | {"seconds": time.perf_counter() - started}))
-
-    def _warnings(self, feeds: Arrays, found: Found, conservation: Conservation | None) -> list[str]:
-        warnings = [note for session in self._run.sessions for note in session.notes]
-        if isinstance(self.method, Pass):
-            warnings += [text for text in map(self._outside_box, feeds.items()) if text]
-        flat = self._flat(found)
-        if not flat and conservation is not None and (unusual := _unusual_share(conservation)):
-            warnings.append(unusual)
-        warnings += flat
-        broken = [name for name, array in found.relevance.items() if not np.isfinite(array).all()]
-        return warnings + [f"The relevance of '{name}' holds NaN or infinity." for name in broken]
-
-    def _flat(self, found: Found) -> list[str]:
-        """A sentence where nothing arrives because the model chooses by position, or is made of steps."""
-        if isinstance(self.method, Probe) or any(array.any() for array in found.relevance.values()):
-            return []
-        choosers = chosen_by_position(self.output.tensor)
-        if choosers:
-            return [
-                f"No relevance arrives: {choosers[0]} chooses by position, and here the output is "
-                "constant between its choices. Take a method that compares outputs: occlusion, or finite-difference "
-                "with a large step."
-            ]
-        steps = self.plan.steps
-        if self.method.name == "lrp" or not steps:
-            return []
-        return [
-            f"Every gradient is 0: {steps[0]} is constant almost everywhere, and so is the model. "
-            "Take a method that does not look at slopes: lrp, occlusion or finite-difference with a large step."
-        ]
-
-    def _outside_box(self, item: tuple[str, np.ndarray[Any, Any]]) -> str:
-        """Measured elsewhere: a violated box turned a heatmap's correlation to −0.91, so it is worth a sentence."""
-        name, array = item
-        for decision in self.plan.decisions:
-            box = decision.rule
-            reads = any(operand is not None and operand.name == name for operand in decision.unit.inputs)
-            if not isinstance(box, ZBox) or not reads:
-                continue
-            tolerance = 1e-4 * float(np.max(np.abs(np.asarray(box.high) - np.asarray(box.low))))
-            outside = (array < np.asarray(box.low) - tolerance) | (array > np.asarray(box.high) + tolerance)
-            if outside.any():
-                return (
-                    f"{outside.mean():.1%} of '{name}' lies outside the box of {box} "
-                    f"(met: {array.min():.4g} to {array.max():.4g}); z-box is not valid there."
-                )
-        return ""
+        return stacked(classes, time.perf_counter() - started)
 
 
 def explain(model: Source | Model, x: Any, **choices: Any) -> Explanation:
     """Explain one batch in one call; the choices are `Explainer`'s."""
     return Explainer(model, **choices).explain(x)
-
-
-def _no_explainer(model: Model) -> Model:
-    """Errors: ChoiceError for a file that `onnxlrp compile` wrote."""
-    if "onnxlrp.version" in model.proto.metadata_props:
-        source = model.proto.metadata_props.get("onnxlrp.source") or "the original"
-        raise ChoiceError(
-            f"'{model.name}' is itself an explainer, compiled from '{source}'. Give that model; "
-            "the explainer is run by onnxruntime alone (docs/explainer-file.md)."
-        )
-    return model
-
-
-def _known_box(sidecar: Sidecar) -> Box | None:
-    """The box that a sidecar gives or its preprocessing implies; None where it says nothing of either."""
-    if sidecar.box is None and sidecar.preprocessing is None and sidecar.scale is None:
-        return None
-    return sidecar.bounds()
-
-
-def _box_fits(box: Box, value: ir.Value) -> bool:
-    """Whether the bounds broadcast to an explained tensor."""
-    if value.shape is None:
-        return False
-    bounds = np.broadcast_shapes(np.shape(box[0]), np.shape(box[1]))
-    pairs = list(zip(bounds[::-1], list(value.shape)[::-1], strict=False))
-    return len(bounds) <= len(value.shape) and all(b == 1 or b == d for b, d in pairs)
-
-
-def _known_bias(bias: str) -> str:
-    if bias not in BIASES:
-        raise ChoiceError(f"There is no bias handling '{bias}'; there are {', '.join(BIASES)}.")
-    return bias
-
-
-def _at_least_one(batch_size: int | None) -> int:
-    if batch_size is not None and batch_size < 1:
-        raise ChoiceError(f"batch_size={batch_size}: at least one sample per run is needed.")
-    return batch_size or DEFAULT_BATCH
-
-
-def _unusual_share(conservation: Conservation) -> str:
-    """A sentence where far less or far more relevance arrived than was seeded."""
-    shares = np.abs(conservation.ratio[np.isfinite(conservation.ratio)])
-    if not shares.size or ((shares >= LITTLE).all() and (shares <= MUCH).all()):
-        return ""
-    return (
-        f"{float(np.median(shares)):.2%} of the seeded relevance arrived (median over samples): biases, stabilisers or "
-        "rules that do not conserve took or made the rest. `onnxlrp verify` shows at which layer; bias='distribute' "
-        "gives the biases' share back."
-    )
-
-
-def _sum_per_sample(array: np.ndarray[Any, Any], samples: int) -> np.ndarray[Any, Any]:
-    if array.ndim and len(array) == samples:
-        return np.asarray(array.astype(np.float64).reshape(samples, -1).sum(axis=1))
-    return np.full(samples, array.astype(np.float64).sum())

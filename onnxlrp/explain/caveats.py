@@ -1,0 +1,92 @@
+"""Caveats: what the reader of an explanation should know, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from onnxlrp.explain.running import Found
+from onnxlrp.explanation import Conservation
+from onnxlrp.output import Output, chosen_by_position
+from onnxlrp.plan import Plan
+from onnxlrp.rules.decompositions import ZBox
+from onnxlrp.session import Arrays
+
+LITTLE, MUCH = 0.1, 10.0
+"""Shares of the seeded relevance outside which an explanation says so."""
+
+BEYOND = 1e-4
+"""Share of a box's width by which an input may leave it unmentioned: what rounding makes."""
+
+
+def caveats(
+    found: Found, feeds: Arrays, output: Output, plan: Plan | None, conservation: Conservation | None
+) -> Iterator[str]:
+    """What a run gives reason to say.
+
+    plan         : of the backward pass; None for methods that only run the model forward
+    conservation : None for methods that conserve nothing
+    """
+    if plan is not None:
+        yield from _outside_box(feeds, plan)
+    if plan is not None and not any(array.any() for array in found.relevance.values()):
+        nothing = _why_nothing(output, plan, gradient=conservation is None)
+    else:
+        nothing = ""
+    if not nothing and conservation is not None:
+        yield from _unusual_share(conservation)
+    if nothing:
+        yield nothing
+    for name, array in found.relevance.items():
+        if not np.isfinite(array).all():
+            yield f"The relevance of '{name}' holds NaN or infinity."
+
+
+def _why_nothing(output: Output, plan: Plan, *, gradient: bool) -> str:
+    """Where nothing arrives: the model chooses by position, or is made of steps; "" where neither is so."""
+    choosers = chosen_by_position(output.tensor)
+    if choosers:
+        return (
+            f"No relevance arrives: {choosers[0]} chooses by position, and here the output is constant between its "
+            "choices. Take a method that compares outputs: occlusion, or finite-difference with a large step."
+        )
+    if gradient and plan.steps:
+        return (
+            f"Every gradient is 0: {plan.steps[0]} is constant almost everywhere, and so is the model. "
+            "Take a method that does not look at slopes: lrp, occlusion or finite-difference with a large step."
+        )
+    return ""
+
+
+def _outside_box(feeds: Arrays, plan: Plan) -> Iterator[str]:
+    """Measured elsewhere: a violated box turned a heatmap's correlation to −0.91, so it is worth a sentence."""
+    boxed = [(decision.rule, decision.unit) for decision in plan.decisions if isinstance(decision.rule, ZBox)]
+    for name, array in feeds.items():
+        boxes = (box for box, unit in boxed if any(o is not None and o.name == name for o in unit.inputs))
+        yield from islice((text for box in boxes if (text := _violation(name, array, box))), 1)
+
+
+def _violation(name: str, array: np.ndarray[Any, Any], box: ZBox) -> str:
+    low, high = np.asarray(box.low), np.asarray(box.high)
+    tolerance = BEYOND * float(np.max(np.abs(high - low)))
+    outside = (array < low - tolerance) | (array > high + tolerance)
+    if not outside.any():
+        return ""
+    return (
+        f"{outside.mean():.1%} of '{name}' lies outside the box of {box} "
+        f"(met: {array.min():.4g} to {array.max():.4g}); z-box is not valid there."
+    )
+
+
+def _unusual_share(conservation: Conservation) -> Iterator[str]:
+    """Where far less or far more relevance arrived than was seeded."""
+    shares = np.abs(conservation.ratio[np.isfinite(conservation.ratio)])
+    if shares.size and not ((shares >= LITTLE) & (shares <= MUCH)).all():
+        yield (
+            f"{float(np.median(shares)):.2%} of the seeded relevance arrived (median over samples): biases, "
+            "stabilisers or rules that do not conserve took or made the rest. `onnxlrp verify` shows at which layer; "
+            "bias='distribute' gives the biases' share back."
+        )
