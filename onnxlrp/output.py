@@ -184,7 +184,9 @@ def _logits(value: ir.Value) -> ir.Value:
         if node is not None and node.inputs and node.inputs[0] is not None and _changes_no_probability(node):
             found = node.inputs[0]
             continue
-        if node is None or node.domain or not node.inputs or node.inputs[0] is None or _holds_no_floats(node):
+        if node is None or not node.inputs or node.inputs[0] is None or _holds_no_floats(node):
+            return value
+        if node.domain and node.op_type != "QuantizeLinear":
             return value
         if node.op_type in _PROBABILITIES:
             return node.inputs[0]

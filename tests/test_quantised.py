@@ -289,7 +289,7 @@ def photos(seed: int) -> dict[str, np.ndarray]:
     return {"x": np.random.default_rng(seed).standard_normal((3, 3, 8, 8)).astype(np.float32)}
 
 
-U8, S8, U16 = QuantType.QUInt8, QuantType.QInt8, QuantType.QUInt16
+U8, S8, U16, S16, S4 = (QuantType[name] for name in ("QUInt8", "QInt8", "QUInt16", "QInt16", "QInt4"))
 STATIC: dict[str, dict[str, Any]] = {
     "QDQ, uint8 and int8": {"quant_format": QuantFormat.QDQ, "activation_type": U8, "weight_type": S8},
     "QDQ, int8 per channel": {
@@ -299,6 +299,13 @@ STATIC: dict[str, dict[str, Any]] = {
         "per_channel": True,
     },
     "QDQ, 16 bits": {"quant_format": QuantFormat.QDQ, "activation_type": U16, "weight_type": S8},
+    "QDQ, 16 bits, in onnxruntime's own operators": {
+        "quant_format": QuantFormat.QDQ,
+        "activation_type": U16,
+        "weight_type": S16,
+        "extra_options": {"UseQDQContribOps": True},
+    },
+    "QDQ, weights of 4 bits": {"quant_format": QuantFormat.QDQ, "activation_type": U8, "weight_type": S4},
     "QOperator, uint8": {"quant_format": QuantFormat.QOperator, "activation_type": U8, "weight_type": U8},
     "QOperator, int8 per channel, 7 bits": {
         "quant_format": QuantFormat.QOperator,
@@ -338,6 +345,27 @@ def test_both_formats_of_one_network_are_explained_alike(tmp_path: Path) -> None
 def test_the_default_preset_sees_through_integer_operators(tmp_path: Path) -> None:
     explainers = [Explainer(model) for model in (network(), quantised(tmp_path, "QOperator, uint8"))]
     assert explainers[0].preset == explainers[1].preset
+
+
+def test_sixteen_bits_are_explained_as_the_floats_that_they_came_from(tmp_path: Path) -> None:
+    """Logits, ranks and preset are found through onnxruntime's own QuantizeLinear as through the standard's."""
+    models = network(), quantised(tmp_path, "QDQ, 16 bits, in onnxruntime's own operators")
+    found = [Explainer(model, target=3).explain(photos(9)).relevance["x"] for model in models]
+    assert spearman(found[0], found[1]) > 0.999
+
+
+def test_a_gate_is_found_behind_its_rounding() -> None:
+    nodes = [
+        product("x", "m"),
+        helper.make_node("Sigmoid", ["m"], ["g"], "sigmoid"),
+        *pair("g", "s", "z", "h"),
+        helper.make_node("MatMul", ["x", "v"], ["n"], "gated_product"),
+        helper.make_node("Mul", ["n", "h"], ["y"], "gated"),
+    ]
+    model = small(nodes, s=1 / 255, z=(TensorProto.UINT8, 0), w=WEIGHT, v=WEIGHT[::-1])
+    decisions = Explainer(model).plan.decisions
+    (gated,) = [decision for decision in decisions if "gated" in decision.unit.names]
+    assert "gate" in gated.source, gated.source
 
 
 def test_rules_and_plans_speak_of_the_files_nodes(tmp_path: Path) -> None:

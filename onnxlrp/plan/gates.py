@@ -12,7 +12,7 @@ _SQUASHING = frozenset({"Sigmoid", "HardSigmoid", "Softmax"}) | frozenset(
 )
 """Operators whose outputs lie between 0 and 1."""
 
-_TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "Mul", "Div"})
+_TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "Mul", "Div", "QuantizeLinear", "DequantizeLinear"})
 """Operators that what was squashed may pass on its way, beside data movement."""
 
 _LONGEST_WAY = 8

@@ -19,6 +19,10 @@ MADE_UP = "unk__"
 """How inference begins the names of dimensions that it knows nothing of; each run counts anew."""
 
 
+ROUNDS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""onnxruntime has them for 16 and 4 bits too, before the standard had those types."""
+
+
 def fill_in_shapes(model: ir.Model) -> None:
     """Infer what is unknown, in place; what is known stays as it is."""
     _infer(model, frozenset())
@@ -31,9 +35,9 @@ def _infer(model: ir.Model, keep: Set[str | None]) -> None:
     """One run of inference.  keep : tensors whose rank it has to take over, for it does not find it"""
     trial = model.clone()
     for node in trial.graph:
-        foreign = _is_foreign(node, model.opset_imports[""])
-        if foreign and _keeps_shape(node):
-            _read_as_identity(node)
+        foreign = is_foreign(node, model.opset_imports[""])
+        if foreign:
+            read_as_standard(node)
         for value in node.outputs:
             if value.shape is not None and not value.is_graph_output():
                 only_rank = foreign or bool(subgraphs(node)) or value.name in keep
@@ -72,7 +76,7 @@ def _take(value: ir.Value, found: ir.Value) -> None:
         value.shape = ir.Shape([f if _is_unknown(k) else k for k, f in zip(value.shape, dims, strict=True)])
 
 
-def _is_foreign(node: ir.Node, opset: int) -> bool:
+def is_foreign(node: ir.Node, opset: int) -> bool:
     """Whether the standard does not know the operator, as onnxruntime's LayerNormalization below opset 17."""
     return bool(node.domain) or not onnx.defs.has(node.op_type, opset, node.domain)
 
@@ -84,12 +88,27 @@ def _keeps_shape(node: ir.Node) -> bool:
     return operator.derivative is not None or operator.family in (Family.NORMALISATION, Family.SOFTMAX)
 
 
-def _read_as_identity(node: ir.Node) -> None:
-    node.op_type, node.domain = "Identity", ""
+def read_as_standard(node: ir.Node) -> None:
+    """A foreign node whose output has the shape of its input, as one that inference knows, in place."""
+    quantised = node.op_type in ROUNDS and len(node.inputs) > 1
+    if not quantised and not _keeps_shape(node):
+        return
+    to = _type_behind(node) if quantised else None
+    node.op_type, node.domain = ("Identity" if to is None else "Cast"), ""
     node.resize_inputs(1)
     node.attributes.clear()
+    if to is not None:
+        node.attributes["to"] = ir.AttrInt64("to", int(to))
     for value in node.outputs[1:]:
         value.name = ""
+
+
+def _type_behind(node: ir.Node) -> ir.DataType:
+    """Of the integers behind a QuantizeLinear, or of the floats behind a DequantizeLinear."""
+    scale, zero = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else None
+    if node.op_type == "DequantizeLinear":
+        return (scale.dtype if scale is not None else None) or ir.DataType.FLOAT
+    return (zero.dtype if zero is not None else None) or ir.DataType.UINT8
 
 
 def _give_rank(node: ir.Node) -> bool:

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnxlrp.errors import InputError, ModelError
 from onnxlrp.graph import FLOATS
 from onnxlrp.prepare.dynamic_batch import random_feeds
+from onnxlrp.prepare.infer import fill_in_shapes
 from onnxlrp.session import Session
 
 SMALL_WEIGHTS = 1 << 20
@@ -28,7 +29,10 @@ def observe_unknown(model: ir.Model) -> str:
     """
     graph = model.graph
     _keep_shapes(graph)
-    unknown = {v.name for node in graph for v in node.outputs if v.name and (v.shape is None or v.dtype is None)}
+    unknown = _unknown(graph)
+    if unknown:
+        fill_in_shapes(model)
+        unknown = _unknown(graph)
     if not (unknown or _is_tabular(graph)) or any(value.shape is None for value in graph.inputs):
         return ""
     shown = model.clone()
@@ -54,6 +58,10 @@ def observe_unknown(model: ir.Model) -> str:
         [f"The file declares another size of {', '.join(wrong)} than a run gives; the run is right."] if wrong else []
     )
     return " ".join(notes)
+
+
+def _unknown(graph: ir.Graph) -> set[str]:
+    return {v.name for node in graph for v in node.outputs if v.name and (v.shape is None or v.dtype is None)}
 
 
 def _keep_shapes(graph: ir.Graph) -> None:

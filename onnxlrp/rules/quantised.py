@@ -44,10 +44,18 @@ LARGEST_FLOATS = {
 }
 
 
+FOUR_BITS = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
+CAST_KNOWS_FOUR_BITS = 21
+"""Opset; below it onnxruntime has them in its own DequantizeLinear alone."""
+
+
 def as_float(emit: Emit, value: ir.Value) -> ir.Value:
     if value.dtype == ir.DataType.FLOAT:
         return value
-    floats = emit.Cast(value, to=ir.DataType.FLOAT)
+    if value.dtype in FOUR_BITS and emit.opset < CAST_KNOWS_FOUR_BITS:
+        floats = emit.node("DequantizeLinear", value, 1.0, domain="com.microsoft")
+    else:
+        floats = emit.Cast(value, to=ir.DataType.FLOAT)
     floats.type, floats.shape = ir.TensorType(ir.DataType.FLOAT), value.shape
     return floats
 
