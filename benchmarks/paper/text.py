@@ -170,7 +170,7 @@ def draw(found: Sequence[Found]) -> Figure:
     panels = drawing.subplots(1, len(found), squeeze=False)[0]
     for axis, one in zip(panels, found, strict=True):
         for position, series in enumerate(one.curves.series):
-            colour = BASELINE if series.method == RANDOM else COLOURS[position]
+            colour = {RANDOM: BASELINE, "SA": COLOURS[-1]}.get(series.method, COLOURS[position])
             band, first = one.curves.band(series, "accuracy"), one.accuracy(series)[0]
             steps = np.arange(len(band.mean))
             axis.fill_between(steps, first - band.high, first - band.low, color=colour, alpha=0.13, linewidth=0)
@@ -208,7 +208,8 @@ def section(one: Found, choices: argparse.Namespace) -> str:
 
 def points(band: Any) -> str:
     """A gain with its interval, in percentage points."""
-    return "" if band is None else f"{100 * band.mean:.1f} [{100 * band.low:.1f}, {100 * band.high:.1f}]"
+    text = "" if band is None else f"{100 * band.mean:.1f} [{100 * band.low:.1f}, {100 * band.high:.1f}]"
+    return text.replace("-", "−")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

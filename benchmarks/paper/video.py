@@ -57,7 +57,6 @@ class Subject:
     around: Surroundings
     regions: dict[str, tuple[Size, int, int]]
     """Title → (region, steps, clips)"""
-    seeds: Sequence[int] = TEST
 
     @property
     def model(self) -> Path:
@@ -84,8 +83,7 @@ CNN = Subject(
     "replaced by the clip's mean picture",
     "mean",
     Surroundings(spatial=(1,)),
-    {"frames": ({"T": 1}, 12, 40)},
-    TEST[:20],
+    {"frames": ({"T": 1}, 24, 200)},
 )
 
 
@@ -108,7 +106,7 @@ class Found:
 def samples_of(folder: Path, subject: Subject, model: Model) -> Iterator[tuple[Sample, Clip]]:
     """Every test clip as the classifier is fed it."""
     sidecar, inputs = Sidecar.beside(subject.model), inputs_of(model)
-    for path, clip in clips_in(folder, subject.seeds):
+    for path, clip in clips_in(folder, TEST):
         yield load(path, sidecar, inputs), clip
 
 
