@@ -27,6 +27,9 @@ LOWEST_IR_VERSION, HIGHEST_IR_VERSION = 8, 11
 
 NAMED_DEFAULT_DOMAIN = "ai.onnx"
 
+CLASS_NAMES = "onnxlrp.class_names"
+"""Written on what was a ZipMap: the keys of its dictionaries, one a line."""
+
 Source = str | Path | bytes | onnx.ModelProto | ir.Model
 
 
@@ -164,6 +167,9 @@ def _unzip_maps(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.Mo
         if node.op_type != "ZipMap":
             continue
         notes.append(f"The dictionaries of '{node.output[0]}' (ZipMap) are read as the tensor of their scores.")
+        names = [name for attribute in node.attribute for name in (*attribute.strings, *attribute.ints)]
+        text = "\n".join(name.decode() if isinstance(name, bytes) else str(name) for name in names)
+        node.metadata_props.add(key=CLASS_NAMES, value=text)
         node.op_type, node.domain = "Identity", ""
         del node.attribute[:]
         if node.output[0] in outputs:

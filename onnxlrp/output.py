@@ -9,11 +9,9 @@ import onnx_ir as ir
 from onnxlrp.errors import ChoiceError, Unsupported, no_such
 from onnxlrp.graph import FLOATS, READ_AS, upstream
 from onnxlrp.lists import is_list
+from onnxlrp.logits import PROBABILITIES, find_logits
 
-_PROBABILITIES = frozenset({"Softmax", "LogSoftmax", "Sigmoid"})
-_SAME_ELEMENTS = frozenset(
-    {"Reshape", "Flatten", "Identity", "Squeeze", "Unsqueeze", "Dropout", "Cast", "QuantizeLinear"}
-)
+_MOVES = frozenset({"Reshape", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten"})
 _LABELS = frozenset(
     {
         "ZipMap",
@@ -49,12 +47,21 @@ class Output:
     because: str
     counted: bool = True
 
+    @property
+    def classes(self) -> int | None:
+        """Size of the class axis, 1 where there is none; None where only run time can tell."""
+        if self.asked.shape is None:
+            return None
+        axis = 1 if self.batched else 0
+        size = self.asked.shape[axis] if len(self.asked.shape) > axis else 1
+        return size if isinstance(size, int) else None
+
 
 def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) -> Output:
     """Choose what is explained.
 
     name   : any tensor; taken exactly. None: the first float output, stepped back to scores and logits;
-             of a list of tensors the first
+             of a list of tensors the first, of columns that are outputs each the table that they were cut from
     logits : the sidecar's word on where the logits are
     Errors: ChoiceError for an unknown tensor and for a list; Unsupported where no output holds floats.
     """
@@ -74,10 +81,12 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
     if not floats:
         because = "the scores behind the labels"
     asked = next((value for value in floats if _depends_on_input(value)), asked)
-    tensor = _logits(asked)
+    if (table := _table_of(floats)) is not None:
+        asked, because = table, "the table that the outputs are columns of"
+    tensor = find_logits(asked)
     if tensor is not asked:
-        behind = [f" before {use.node.op_type} '{use.node.name}'" for use in tensor.uses()][:1]
-        because = "the logits" + "".join(behind)
+        readers = sorted((use.node for use in tensor.uses()), key=lambda node: node.op_type not in PROBABILITIES)
+        because = "the logits" + "".join(f" before {node.op_type} '{node.name}'" for node in readers[:1])
     return _output(asked, tensor, graph, because)
 
 
@@ -128,6 +137,38 @@ def is_batched(value: ir.Value, graph: ir.Graph) -> bool:
     return True
 
 
+def _table_of(outputs: list[ir.Value]) -> ir.Value | None:
+    """(batch, class) the tensor whose columns, one by one and in order, are all the float outputs there are."""
+    found = [_cut_from(value) for value in outputs]
+    tables = {table for table, _ in found}
+    table = tables.pop() if len(tables) == 1 and len(found) > 1 else None
+    if table is None or table.shape is None or len(table.shape) != 2 or [i for _, i in found] != [*range(len(found))]:
+        return None
+    return table if table.shape[1] == len(found) else None
+
+
+def _cut_from(value: ir.Value) -> tuple[ir.Value | None, int]:
+    """The tensor that an output is a column of, and which."""
+    while (node := value.producer()) is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+        value = node.inputs[0]
+    if node is None or node.op_type not in ("Slice", "Split", "Gather", "ArrayFeatureExtractor"):
+        return None, 0
+    numbers = [_whole_numbers(operand) for operand in node.inputs[1:]]
+    by_columns = node.op_type == "ArrayFeatureExtractor" or node.attributes.get_int("axis", 0) in (1, -1)
+    if node.op_type == "Split":
+        return (node.inputs[0], value.index() or 0) if by_columns else (None, 0)
+    start = numbers[0] if numbers else []
+    if node.op_type == "Slice":
+        by_columns = len(start) == 1 and numbers[1:3] in ([[start[0] + 1], [1]], [[start[0] + 1], [-1]])
+    return (node.inputs[0], start[0]) if by_columns and len(start) == 1 else (None, 0)
+
+
+def _whole_numbers(value: ir.Value | None) -> list[int]:
+    """A constant operand; empty where it is none."""
+    known = value.const_value if value is not None else None
+    return [int(number) for number in known.numpy().reshape(-1)] if known is not None else []
+
+
 def _depends_on_input(value: ir.Value) -> bool:
     """Whether some input of the model is upstream; an exported constant is no prediction."""
     return any(tensor.is_graph_input() for tensor in upstream(value))
@@ -172,101 +213,3 @@ def _scores(value: ir.Value) -> ir.Value:
         f"No output of the model holds floats ('{value.name}' is {value.dtype}), and no scores were found behind it. "
         "Name the tensor to explain with output=."
     )
-
-
-def _logits(value: ir.Value) -> ir.Value:
-    """Step back from final probabilities, also behind Reshape, Flatten, Identity, to the logits."""
-    found = value
-    while True:
-        node = _before_rounding(found.producer())
-        if node is not None and (shown := _integer_logits(node)) is not None:
-            return shown
-        if node is not None and node.inputs and node.inputs[0] is not None and _changes_no_probability(node):
-            found = node.inputs[0]
-            continue
-        if node is None or not node.inputs or node.inputs[0] is None or _holds_no_floats(node):
-            return value
-        if node.domain and node.op_type != "QuantizeLinear":
-            return value
-        if node.op_type in _PROBABILITIES:
-            return node.inputs[0]
-        if node.op_type == "Where" and READ_AS in node.metadata_props and node.inputs[2] is not None:
-            found = node.inputs[2]
-            continue
-        if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
-            return spelled_out
-        if node.op_type == "Exp" and (spelled_out := _log_softmax_in_pieces(node.inputs[0].producer())) is not None:
-            return spelled_out
-        if node.op_type not in _SAME_ELEMENTS:
-            return value
-        found = node.inputs[0]
-
-
-def _changes_no_probability(node: ir.Node) -> bool:
-    """A division by the sum of what sums to 1: scikit-learn's classifiers have one behind their softmax."""
-    if (node.domain, node.op_type) != ("ai.onnx.ml", "Normalizer") or node.inputs[0] is None:
-        return False
-    before = node.inputs[0].producer()
-    by_sum = node.attributes.get_string("norm", "MAX") == "L1"
-    return by_sum and before is not None and before.op_type == "Softmax" and not before.domain
-
-
-def _holds_no_floats(node: ir.Node) -> bool:
-    operand = node.inputs[2] if READ_AS in node.metadata_props and len(node.inputs) > 2 else node.inputs[0]
-    return operand is None or operand.dtype not in FLOATS
-
-
-def _before_rounding(node: ir.Node | None) -> ir.Node | None:
-    """The QuantizeLinear in front of a DequantizeLinear: together they give the same elements, rounded."""
-    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
-        return node
-    rounding = node.inputs[0].producer()
-    return rounding if rounding is not None and rounding.op_type == "QuantizeLinear" else node
-
-
-def _integer_logits(node: ir.Node) -> ir.Value | None:
-    """What a softmax or sigmoid in integers reads, dequantised; `node` dequantises what it gives."""
-    squashing = node.inputs[0].producer() if node.op_type == "DequantizeLinear" and node.inputs[0] is not None else None
-    if squashing is None or squashing.op_type not in ("QLinearSoftmax", "QLinearSigmoid"):
-        return None
-    x = squashing.inputs[0]
-    readers = [] if x is None else [use.node for use in x.uses() if use.node.op_type == "DequantizeLinear"]
-    return readers[0].outputs[0] if readers else None
-
-
-def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:
-    """x of exp(x − max x) / Σ exp(x − max x), as TensorFlow and JAX exporters spell a softmax out."""
-    numerator, denominator = node.inputs
-    exponential = numerator.producer() if numerator is not None else None
-    total = _behind_movement(denominator)
-    if exponential is None or exponential.op_type != "Exp" or total is None or total.op_type != "ReduceSum":
-        return None
-    if total.inputs[0] is not numerator or exponential.inputs[0] is None:
-        return None
-    shifted = exponential.inputs[0].producer()
-    if shifted is None or shifted.op_type != "Sub":
-        return exponential.inputs[0]
-    largest = _behind_movement(shifted.inputs[1])
-    return shifted.inputs[0] if largest is not None and largest.op_type == "ReduceMax" else exponential.inputs[0]
-
-
-def _log_softmax_in_pieces(node: ir.Node | None) -> ir.Value | None:
-    """x of x − log Σ exp x, as skl2onnx spells out a softmax of log-likelihoods."""
-    if node is None or node.op_type != "Sub" or node.domain:
-        return None
-    total = _behind_movement(node.inputs[1])
-    return (
-        node.inputs[0]
-        if total is not None and total.op_type == "ReduceLogSumExp" and total.inputs[0] is node.inputs[0]
-        else None
-    )
-
-
-def _behind_movement(value: ir.Value | None) -> ir.Node | None:
-    """The node that computed a tensor, seen through what only reshapes or bounds it."""
-    for _ in range(8):
-        node = value.producer() if value is not None else None
-        if node is None or node.op_type not in _SAME_ELEMENTS | {"Expand", "Max", "Where"}:
-            return node
-        value = next((o for o in node.inputs if o is not None and o.producer() is not None), None)
-    return None

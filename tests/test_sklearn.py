@@ -25,6 +25,7 @@ from sklearn import (  # noqa: E402
     gaussian_process,
     linear_model,
     mixture,
+    multiclass,
     multioutput,
     naive_bayes,
     neighbors,
@@ -195,3 +196,60 @@ def test_boosted_trees_of_other_libraries(library: str, task: str) -> None:
     gaps = x[::30].copy()
     gaps[:, 1] = np.nan
     assert np.isfinite(Explainer(data).explain(gaps).relevance["x"]).all()
+
+
+def explained(model: Any, x: np.ndarray, kinds: np.ndarray, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    """The fitted model, and the explanation of every thirtieth row."""
+    model.fit(x, kinds)
+    final = model.steps[-1][1] if hasattr(model, "steps") else model
+    exported = skl2onnx.to_onnx(
+        model,
+        initial_types=[("x", FloatTensorType([None, x.shape[1]]))],
+        options={id(final): options} if options else None,
+        target_opset={"": 17, "ai.onnx.ml": 3},
+    )
+    return model, Explainer(exported.SerializeToString()).explain(x[::30])
+
+
+COLOURS = np.array(["blue", "red", "white"])[KINDS]
+NUMBERED = np.array([3, 4, 7])[KINDS]
+NAMED: dict[str, tuple[Make, dict[str, Any]]] = {
+    "dictionaries": (lambda: scaled(linear_model.LogisticRegression()), {}),
+    "a table of labels": (lambda: scaled(linear_model.SGDClassifier(loss="log_loss")), {"zipmap": False}),
+    "a classifier's attributes": (lambda: ensemble.RandomForestClassifier(4, random_state=0), {"zipmap": False}),
+    "one column an output": (lambda: scaled(linear_model.LogisticRegression()), {"zipmap": "columns"}),
+    "a machine with probabilities": (lambda: svm.SVC(probability=True), {"zipmap": "columns"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kinds", [COLOURS, NUMBERED], ids=["texts", "numbers"])
+@pytest.mark.parametrize("written", NAMED)
+def test_the_predicted_class_is_explained_under_its_name(written: str, kinds: np.ndarray) -> None:
+    make, options = NAMED[written]
+    model, found = explained(make(), FLOWERS, kinds, options)
+    assert [found.label(row) for row in range(len(found))] == [str(kind) for kind in model.predict(FLOWERS[::30])]
+
+
+@pytest.mark.parametrize("two", [False, True], ids=["three classes", "two classes"])
+@pytest.mark.parametrize("loss", ["one against rest", "log loss"])
+def test_probabilities_that_are_divided_by_their_sum_are_explained_by_the_scores(loss: str, two: bool) -> None:
+    line = linear_model.LogisticRegression()
+    model = multiclass.OneVsRestClassifier(line) if loss != "log loss" else linear_model.SGDClassifier(loss="log_loss")
+    model, found = explained(model, FLOWERS, TWO.astype(int) if two else KINDS)
+    scores = model.decision_function(FLOWERS[::30])
+    scores = np.stack([-scores, scores], axis=1) if two else scores
+    np.testing.assert_allclose(found.score, scores.max(axis=1), rtol=1e-4)
+
+
+def test_one_score_of_two_classes_speaks_for_the_second() -> None:
+    model, found = explained(svm.LinearSVC(), FLOWERS, np.where(TWO, "tall", "small"))
+    np.testing.assert_allclose(found.score, model.decision_function(FLOWERS[::30]), rtol=1e-4)
+    assert {found.label(row) for row in range(len(found))} == {"tall"}
+
+
+def test_votes_of_machines_pass_relevance_on_to_their_decisions() -> None:
+    machines = [("first", svm.SVC()), ("second", svm.SVC(kernel="linear")), ("line", linear_model.LogisticRegression())]
+    voting = ensemble.VotingClassifier(machines, flatten_transform=False)
+    model, found = explained(voting, FLOWERS, KINDS)
+    assert [int(found.label(row)) for row in range(len(found))] == model.predict(FLOWERS[::30]).tolist()
+    assert np.abs(found.relevance["x"]).sum(axis=1).all()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxlrp.data.class_names import class_names
 from onnxlrp.data.guess import Guess, guess
 from onnxlrp.data.sample import Dimension
 from onnxlrp.data.sidecar import Sidecar
@@ -91,16 +92,6 @@ def meaning_of(model: Model, said: Mapping[str, object]) -> Meaning:
 def inputs_of(model: Model) -> list[ModelInput]:
     """The model's inputs as loaders see them."""
     return [_model_input(value) for value in model.graph.inputs]
-
-
-def class_names(model: Model) -> tuple[str, ...] | None:
-    """The names that a scikit-learn classifier's file gives its classes; None where it has none, or several sets."""
-    found = {
-        tuple(node.attributes["classlabels_strings"].as_strings())
-        for node in model.graph
-        if node.domain == "ai.onnx.ml" and "classlabels_strings" in node.attributes
-    }
-    return (found.pop() or None) if len(found) == 1 else None
 
 
 def guess_for(model: Model) -> Guess:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxlrp.compat import find_compat
 from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for
-from onnxlrp.data.meaning import class_names
+from onnxlrp.data.class_names import class_names, names_for
 from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.explain.caveats import caveats
@@ -61,6 +61,7 @@ class Explainer:
     batch_size: samples per run; None = 16
     box       : (low, high) of the preprocessed input, for z-box rules
     labels    : class names, for targets by label; None = the sidecar's, else those in a scikit-learn classifier's file
+                (of two names for one score the second stays: the score speaks for it)
     logits    : tensor that holds the logits, where stepping back does not find them
     layout    : axes of the input, such as "NCHW", for pictures of the result
                 (box, labels, logits and layout come from the sidecar beside the file where they are not given)
@@ -117,6 +118,7 @@ class Explainer:
             _ = self._planned
         if moves_its_input(self.method):
             require_floats(self.method, self._endpoints[1])
+        self.labels = names_for(self.output.classes, self.labels)
 
     def on(self, model: Source | Model) -> Explainer:
         """The same choices on another model, such as this one with other weights."""

@@ -36,11 +36,14 @@ FORM = "prepared form"
 
 @dataclass(frozen=True)
 class Found:
-    """relevance : per explained tensor        outputs : the model's own        score : explained value per sample"""
+    """relevance : per explained tensor        outputs : the model's own        score : explained value per sample
+    asked : the explained output, or its logits
+    """
 
     relevance: Arrays
     outputs: Arrays
     score: np.ndarray[Any, Any]
+    asked: np.ndarray[Any, Any]
 
 
 class Run(Protocol):
@@ -95,8 +98,13 @@ class CompiledRun:
 
     @cached_property
     def session(self) -> Session:
+        """Over the joint model; where an inner tensor is explained, it is an output too."""
+        model = self.compiled.model
+        if self.compiled.output.asked not in model.graph.outputs:
+            model = model.clone()
+            model.graph.outputs.append(find_tensor(model.graph, self.compiled.output.asked.name or "", "output"))
         with ours(self.model, self.providers):
-            return Session(self.compiled.model, self.providers)
+            return Session(model, self.providers)
 
     @property
     def sessions(self) -> list[Session]:
@@ -111,7 +119,8 @@ class CompiledRun:
             found = self.feeding.run(session.run, feeds | extra, samples, shared, _counter(progress, samples))
         relevance = {source: found[name] for source, name in compiled.relevance.items()}
         outputs = {name: found[name] for name in self.outputs if name in found}
-        return Found(relevance, outputs, np.atleast_1d(found[compiled.score]).astype(np.float64))
+        score = np.atleast_1d(found[compiled.score]).astype(np.float64)
+        return Found(relevance, outputs, score, found[compiled.output.asked.name or ""])
 
     def _with_rank(self, seed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The seed with the output's rank, as the compiled model declares it."""
@@ -154,7 +163,7 @@ class AveragedRun:
         relevance = self.runner.run(points, gradients, _counter(progress, self.runner.passes))
         relevance = relevance if batched else {name: array[0] for name, array in relevance.items()}
         score = score_of(y, weights_of(resolved, y.shape, self.forward.output), self.forward.output)
-        return Found(relevance, self.forward.outputs(found), score)
+        return Found(relevance, self.forward.outputs(found), score, y)
 
 
 class ForwardRun:
@@ -192,7 +201,7 @@ class ForwardRun:
         points = {name: found[name] if name in found else feeds[name] for name in self.explained}
         score = score_of(y, weights, output)
         if isinstance(self.runner, Random):
-            return Found(self.runner.run(points), self.forward.outputs(found), score)
+            return Found(self.runner.run(points), self.forward.outputs(found), score, y)
         rest = {name: array for name, array in feeds.items() if name not in points}
 
         def scores(values: Arrays) -> np.ndarray[Any, Any]:
@@ -209,7 +218,7 @@ class ForwardRun:
             lone = {name: array[None] for name, array in points.items()}
             relevance = self.runner.run(lone, scores_one_by_one, self.batch_size, count)
             relevance = {name: array[0] for name, array in relevance.items()}
-        return Found(relevance, self.forward.outputs(found), score)
+        return Found(relevance, self.forward.outputs(found), score, y)
 
     def _probe(self, values: Arrays, rest: Arrays, samples: int) -> np.ndarray[Any, Any]:
         """The explained tensor on perturbed copies, which come in whole repetitions of the batch."""

@@ -226,23 +226,33 @@ def svm_classifier(node: Fused) -> list[ir.Value | None]:
         return _linear_svm(node, classes)
     pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
     values = [_pair(node, counts, index, i, j) for index, (i, j) in enumerate(pairs)]
+    decisions = values[0] if len(values) == 1 else emit.Concat(*values, axis=1)
     odds = node.attribute("prob_a")
     if odds is not None and len(odds):
         slopes, shifts = (np.asarray(node.attribute(name), np.float64) for name in ("prob_a", "prob_b"))
-        mixing = np.zeros((classes, len(pairs)))
-        for index, (i, j) in enumerate(pairs):
-            mixing[i, index], mixing[j, index] = 1.0 / classes, -1.0 / classes
-        decisions = values[0] if len(values) == 1 else emit.Concat(*values, axis=1)
-        weights, bias = (mixing * -slopes).astype(np.float32), (mixing @ -shifts).astype(np.float32)
-        evidence = emit.Gemm(decisions, weights, bias, transB=1)
-        label, probabilities = node.kept()
-        return [label, node.through(probabilities, emit.Softmax(evidence, axis=-1))]
+        evidence = _evidence(node, decisions, pairs, -slopes, -shifts)
+        return [chosen(node, evidence), node.through(node.kept()[1], emit.Softmax(evidence, axis=-1))]
+    ones = np.ones(len(pairs))
+    label = chosen(node, _evidence(node, decisions, pairs, ones, 0.0 * ones)) if node.wants(0) else None
     if len(values) == 1:
-        return [
-            node.kept()[0] if node.wants(0) else None,
-            transformed(node, emit.Concat(-values[0], values[0], axis=1), 2),
-        ]
-    return [node.kept()[0] if node.wants(0) else None, transformed(node, emit.Concat(*values, axis=1), len(values))]
+        return [label, transformed(node, emit.Concat(-values[0], values[0], axis=1), 2)]
+    return [label, transformed(node, decisions, len(values))]
+
+
+def _evidence(
+    node: Fused,
+    decisions: ir.Value,
+    pairs: list[tuple[int, int]],
+    slopes: np.ndarray[Any, Any],
+    shifts: np.ndarray[Any, Any],
+) -> ir.Value:
+    """(batch, class) the mean of slope · decision + shift over the pairs of a class, against it where it is second."""
+    classes = len(labels_of(node))
+    mixing = np.zeros((classes, len(pairs)))
+    for index, (i, j) in enumerate(pairs):
+        mixing[i, index], mixing[j, index] = 1.0 / classes, -1.0 / classes
+    weights, bias = (mixing * slopes).astype(np.float32), (mixing @ shifts).astype(np.float32)
+    return node.emit.Gemm(decisions, weights, bias, transB=1)
 
 
 def _pair(node: Fused, counts: list[int], index: int, i: int, j: int) -> ir.Value:
@@ -261,4 +271,4 @@ def _linear_svm(node: Fused, classes: int) -> list[ir.Value | None]:
     weights = np.asarray(node.attribute("coefficients"), np.float32).reshape(classes, -1)
     bias = np.full(classes, np.float32((node.attribute("rho") or [0.0])[0]))
     scores = node.emit.Gemm(as_floats(node), weights, bias, transB=1)
-    return [node.kept()[0] if node.wants(0) else None, transformed(node, scores, classes)]
+    return [chosen(node, scores), transformed(node, scores, classes)]

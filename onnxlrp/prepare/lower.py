@@ -122,10 +122,18 @@ def take_over(emit: Emit, node: ir.Node, values: Sequence[ir.Value | None], writ
         new = value if value.producer() in written and value not in taken else emit.fresh("Identity", value)
         taken.add(new)
         name, old.name = old.name, f"{node.name}/replaced"
-        new.name, new.shape, new.type = name, old.shape or new.shape, old.type or new.type
+        new.name, new.shape, new.type = name, _joined(old.shape, new.shape), old.type or new.type
         for use in list(old.uses()):
             use.node.replace_input_with(use.idx, new)
         for place, output in enumerate(graph.outputs):
             if output is old:
                 graph.outputs[place] = new
     graph.remove(node, safe=True)
+
+
+def _joined(declared: ir.Shape | None, written: ir.Shape | None) -> ir.Shape | None:
+    """The declared shape, with sizes where it has none and the new value's has."""
+    if declared is None or written is None or len(declared) != len(written):
+        return declared or written
+    named = [d if isinstance(d, int) or d.value is not None else w for d, w in zip(declared, written, strict=True)]
+    return ir.Shape(named)

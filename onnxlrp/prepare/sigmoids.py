@@ -1,4 +1,5 @@
-"""Sigmoids that exporters of tables spell out: 1 / (1 + eˣ), and the two columns [1 − p, p] of a binary classifier.
+"""Sigmoids that exporters of tables spell out: 1 / (1 + eˣ), the two columns [1 − p, p] of a binary classifier, and the
+columns of several binary classifiers side by side.
 
 Written as one Sigmoid they do not overflow, an LRP rule passes them as an activation, and the scores before them are
 found: [1 − σ(z), σ(z)] = σ([−z, z]).
@@ -24,7 +25,7 @@ def write_sigmoids(model: ir.Model) -> str:
     graph = model.graph
     emit, facts = Emit(graph, model.opset_imports[""]), Facts(graph, [], inflows)
     names = []
-    for rewrite in (_spelled_out, _two_columns):
+    for rewrite in (_spelled_out, _columns):
         for node in list(graph):
             if node.domain or not _small(node):
                 continue
@@ -58,20 +59,54 @@ def _spelled_out(emit: Emit, facts: Facts, node: ir.Node) -> ir.Value | None:
     return None
 
 
-def _two_columns(emit: Emit, facts: Facts, node: ir.Node) -> ir.Value | None:
-    """[1 − σ(z), σ(z)] = σ([−z, z])."""
-    if node.op_type != "Concat" or len(node.inputs) != 2:
+def _columns(emit: Emit, facts: Facts, node: ir.Node) -> ir.Value | None:
+    """[σ(a), 1 − σ(b), …] = σ([a, −b, …]), also where columns of a sigmoid are picked first."""
+    if node.op_type != "Concat" or len(node.inputs) < 2 or not all(_is_squashed(facts, v) for v in node.inputs):
         return None
-    first, second = node.inputs
-    difference, sigmoid = _producer(first, "Sub"), _producer(second, "Sigmoid")
-    if difference is None or sigmoid is None or difference.inputs[1] is not second:
-        return None
-    z = sigmoid.inputs[0]
-    if not _is_one(facts, difference.inputs[0]) or z is None:
-        return None
-    scores = emit.Concat(_typed(-z, z), z, axis=node.attributes.get_int("axis", 1))
-    scores.type, scores.shape = z.type, node.outputs[0].shape
+    parts = [_unsquashed(emit, value) for value in node.inputs if value is not None]
+    scores = emit.Concat(*parts, axis=node.attributes.get_int("axis", 1))
+    scores.type, scores.shape = parts[0].type, node.outputs[0].shape
     return emit.Sigmoid(scores)
+
+
+_PICKS = frozenset({"Slice", "Gather", "ArrayFeatureExtractor", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}) | {
+    "Identity",
+    "Concat",
+}
+"""Operators that only move elements of their first operand, by constants; Concat those of all."""
+
+
+def _is_squashed(facts: Facts, value: ir.Value | None) -> bool:
+    """Whether a tensor holds σ(z), 1 − σ(z) or elements picked from such."""
+    node = value.producer() if value is not None else None
+    if node is None or value is None or value.dtype != ir.DataType.FLOAT:
+        return False
+    if node.op_type == "Sigmoid" and not node.domain:
+        return True
+    if node.op_type == "Sub" and not node.domain:
+        return _is_one(facts, node.inputs[0]) and _is_squashed(facts, node.inputs[1])
+    if node.op_type not in _PICKS:
+        return False
+    moved = len(node.inputs) if node.op_type == "Concat" else 1
+    by_constants = all(facts.constant(operand) is not None for operand in node.inputs[moved:] if operand is not None)
+    return by_constants and all(_is_squashed(facts, operand) for operand in node.inputs[:moved])
+
+
+def _unsquashed(emit: Emit, value: ir.Value) -> ir.Value:
+    """z of what holds σ(z), moved and negated alike."""
+    node = value.producer()
+    assert node is not None
+    if node.op_type == "Sigmoid":
+        assert node.inputs[0] is not None
+        return node.inputs[0]
+    moved = len(node.inputs) if node.op_type in ("Concat", "Sub") else 1
+    parts = [
+        _unsquashed(emit, operand) for operand in node.inputs[node.op_type == "Sub" : moved] if operand is not None
+    ]
+    if node.op_type == "Sub":
+        return _typed(-parts[0], value)
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    return _typed(emit.node(node.op_type, *parts, *node.inputs[moved:], domain=node.domain, **attributes), value)
 
 
 def _typed(value: ir.Value, like: ir.Value) -> ir.Value:

@@ -1,0 +1,80 @@
+"""The names that a model's file gives its classes: texts, or whole numbers that are not 0, 1, 2…"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from onnxlrp.graph import READ_AS, Facts
+from onnxlrp.model import CLASS_NAMES, Model
+
+Names = tuple[str, ...]
+
+_LISTS = ("classlabels_strings", "classlabels_int64s", "classlabels_ints")
+_MOVES = frozenset({"Cast", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"})
+_CHOICES = frozenset({"ArgMax", "TopK", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "Not"})
+
+
+def class_names(model: Model) -> Names | None:
+    """In the order of the classes; None where the file names none, or several sets, or calls them by their index.
+
+    The dictionaries of a ZipMap count first, then the table that an output of labels is looked up in, then the
+    classifiers inside.
+    """
+    for places in (_of_dictionaries, _behind_labels, _of_classifiers):
+        found = set(places(model.graph))
+        if found:
+            names = found.pop()
+            return None if found or names == tuple(map(str, range(len(names)))) else names
+    return None
+
+
+def names_for(count: int | None, names: Names | None) -> Names | None:
+    """The names of `count` scores: a single score of two classes speaks for the second, and against the first."""
+    return names[1:] if names is not None and count == 1 and len(names) == 2 else names
+
+
+def _of_dictionaries(graph: ir.Graph) -> Iterator[Names]:
+    for node in graph:
+        if CLASS_NAMES in node.metadata_props:
+            yield tuple(node.metadata_props[CLASS_NAMES].split("\n"))
+
+
+def _of_classifiers(graph: ir.Graph) -> Iterator[Names]:
+    for node in graph:
+        if names := _listed(node):
+            yield names
+
+
+def _behind_labels(graph: ir.Graph) -> Iterator[Names]:
+    facts = Facts(graph, (), lambda node: ())
+    for output in graph.outputs:
+        node = _before_moves(output) if output.dtype in (ir.DataType.INT64, ir.DataType.STRING) else None
+        if node is None:
+            continue
+        if names := _listed(node):
+            yield names
+        elif node.op_type in ("ArrayFeatureExtractor", "Gather"):
+            table, chosen = facts.constant(node.inputs[0]), _before_moves(node.inputs[1])
+            if table is not None and table.squeeze().ndim == 1 and chosen is not None and chosen.op_type in _CHOICES:
+                yield tuple(map(_text, table.squeeze().tolist()))
+
+
+def _listed(node: ir.Node) -> Names:
+    """The classes in a classifier's attributes."""
+    lists = (node.attributes[name].value for name in _LISTS if node.domain and name in node.attributes)
+    return next((tuple(map(_text, values)) for values in lists if len(values)), ())
+
+
+def _before_moves(value: ir.Value | None) -> ir.Node | None:
+    """The node that computed the elements of a tensor."""
+    node = value.producer() if value is not None else None
+    while node is not None and (node.op_type in _MOVES or READ_AS in node.metadata_props):
+        operand = node.inputs[1 if READ_AS in node.metadata_props else 0]
+        node = operand.producer() if operand is not None else None
+    return node
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
