@@ -232,16 +232,19 @@ def _name_negative_dimensions(proto: onnx.ModelProto) -> None:
 
 
 def _normalise_domains(proto: onnx.ModelProto, notes: list[str]) -> None:
-    """Spell the default domain as the standard does: empty."""
+    """Spell the default domain as the standard does: empty. Of a domain that is imported twice, the last import counts,
+    as it does in onnxruntime.
+    """
     spelled = [entry for entry in proto.opset_import if entry.domain == NAMED_DEFAULT_DOMAIN]
     nodes = [node for node in proto.graph.node if node.domain == NAMED_DEFAULT_DOMAIN]
     for node in nodes:
         node.domain = ""
     for entry in spelled:
-        if any(other.domain == "" for other in proto.opset_import):
-            proto.opset_import.remove(entry)
-        else:
-            entry.domain = ""
+        entry.domain = ""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    if len(versions) < len(proto.opset_import):
+        del proto.opset_import[:]
+        proto.opset_import.extend(onnx.helper.make_opsetid(*item) for item in versions.items())
     if spelled or nodes:
         notes.append("The default domain is spelled 'ai.onnx'; it is read as ''.")
 
