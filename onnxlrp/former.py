@@ -1,18 +1,21 @@
-"""Operators that were experiments before opset 10 and never became standard, restated in standard ones.
+"""Operators of old opsets that newer ones do not have, or not with that meaning, restated in ones that last.
 
-onnxruntime still runs them, the standard's converter does not know them, and files converted from Core ML and Caffe2
-have them. Each entry says what takes a node's place.
+onnxruntime still runs them, and the standard's converter does not know them or forgets what they meant: experiments
+that never became standard (in files converted from Core ML and Caffe2), and Hardmax over a matrix. Each entry says what
+takes a node's place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.defs
 from onnx import helper, numpy_helper
+
+from onnxlrp.structure import graphs_in
 
 Array = np.ndarray[Any, Any]
 
@@ -34,10 +37,10 @@ class _Writer:
         return str(self._node.input[0])
 
     def op(self, op_type: str, *inputs: str | float | Array, **attributes: Any) -> str:
-        """Append a node; its output's name."""
+        """Append a node, in the form that the node's own opset has for it; its output's name."""
         names = [given if isinstance(given, str) else self._constant(given) for given in inputs]
         result = f"{self._node.output[0]}/{op_type}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, names, [result], f"{self._node.name}/{op_type}", **attributes))
+        self.nodes.append(helper.make_node(op_type, names, [result], result, **attributes))
         return result
 
     def _constant(self, value: float | Array) -> str:
@@ -91,47 +94,66 @@ def _crop(w: _Writer) -> str:
     return w.op("Slice", w.x, starts=[top, left], ends=ends, axes=[2, 3])
 
 
-RESTATED: dict[str, Callable[[_Writer], str]] = {
-    "Affine": _affine,
-    "Scale": _scale,
-    "ImageScaler": _image_scaler,
-    "ScaledTanh": _scaled_tanh,
-    "ParametricSoftplus": _parametric_softplus,
-    "ThresholdedRelu": _thresholded_relu,
-    "Crop": _crop,
+def _mean_variance(w: _Writer) -> str:
+    """y = (x − mean) / √variance per channel, or over all channels, of all samples of a batch, as in the standard."""
+    axes = [0, 1, 2, 3] if w.attribute("across_channels", 0) else [0, 2, 3]
+    centred = w.op("Sub", w.x, w.op("ReduceMean", w.x, axes=axes))
+    if not w.attribute("normalize_variance", 1):
+        return centred
+    variance = w.op("ReduceMean", w.op("Mul", centred, centred), axes=axes)
+    return w.op("Div", centred, w.op("Add", w.op("Sqrt", variance), MVN_EPSILON))
+
+
+def _hardmax(w: _Writer) -> str:
+    """One winner per matrix of all axes from `axis` on: each is a row of what Flatten gives."""
+    rows = w.op("Flatten", w.x, axis=w.attribute("axis", 1))
+    return w.op("Reshape", w.op("Hardmax", rows, axis=1), w.op("Shape", w.x))
+
+
+MVN_EPSILON = 1e-9
+"""As in the standard's function of MeanVarianceNormalization."""
+
+
+@dataclass(frozen=True)
+class Former:
+    """What takes a node's place, in models below the opset that no longer has it so."""
+
+    parts: Callable[[_Writer], str]
+    below: int = 10
+
+
+RESTATED: dict[str, Former] = {
+    "Affine": Former(_affine),
+    "Scale": Former(_scale),
+    "ImageScaler": Former(_image_scaler),
+    "ScaledTanh": Former(_scaled_tanh),
+    "ParametricSoftplus": Former(_parametric_softplus),
+    "ThresholdedRelu": Former(_thresholded_relu),
+    "Crop": Former(_crop),
+    "MeanVarianceNormalization": Former(_mean_variance, below=9),
+    "Hardmax": Former(_hardmax, below=13),
 }
 
 
 def restate(proto: onnx.ModelProto, opset: int) -> list[str]:
-    """Replace experimental nodes of a model below opset 10, in place.  returns: the operators that were replaced."""
-    if opset >= 10:
-        return []
-    found = [node for node in proto.graph.node if not node.domain and _is_experimental(node.op_type, opset)]
-    if not found:
-        return []
-    kept: list[onnx.NodeProto] = []
-    for node in proto.graph.node:
-        kept.extend(_parts(node, proto.graph) if node in found else [node])
-    del proto.graph.node[:]
-    proto.graph.node.extend(kept)
-    return sorted({node.op_type for node in found})
-
-
-def _is_experimental(op_type: str, opset: int) -> bool:
-    return op_type in RESTATED and not _is_standard(op_type, opset)
-
-
-def _is_standard(op_type: str, opset: int) -> bool:
-    try:
-        onnx.defs.get_schema(op_type, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    return True
+    """Replace former operators, in place, in bodies too.  returns: their types"""
+    types = {op_type for op_type, former in RESTATED.items() if opset < former.below}
+    found: set[str] = set()
+    for graph in graphs_in(proto.graph):
+        here = {node.op_type for node in graph.node if not node.domain} & types
+        if here:
+            found |= here
+            kept: list[onnx.NodeProto] = []
+            for node in graph.node:
+                kept.extend(_parts(node, graph) if node.op_type in here and not node.domain else [node])
+            del graph.node[:]
+            graph.node.extend(kept)
+    return sorted(found)
 
 
 def _parts(node: onnx.NodeProto, graph: onnx.GraphProto) -> Sequence[onnx.NodeProto]:
     writer = _Writer(node)
-    RESTATED[node.op_type](writer)
+    RESTATED[node.op_type].parts(writer)
     writer.finish()
     graph.initializer.extend(writer.constants)
     return writer.nodes
