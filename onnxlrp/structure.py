@@ -26,6 +26,22 @@ def check_structure(proto: onnx.ModelProto, where: str) -> None:
         _check_attributes(function.node, f"{where}, function '{function.name}'")
 
 
+def bodies_of(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
+    """The subgraphs that a node carries: branches, the body of a loop."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graphs_in(graph: onnx.GraphProto) -> Iterable[onnx.GraphProto]:
+    """A graph and all bodies in it, the outer ones first."""
+    yield graph
+    for node in graph.node:
+        for body in bodies_of(node):
+            yield from graphs_in(body)
+
+
 def _check_graph(graph: onnx.GraphProto, where: str, outside: frozenset[str]) -> None:
     sparse = [tensor.values.name for tensor in graph.sparse_initializer]
     weights = [*(tensor.name for tensor in graph.initializer), *sparse]
@@ -48,9 +64,8 @@ def _check_graph(graph: onnx.GraphProto, where: str, outside: frozenset[str]) ->
     _check_attributes(graph.node, where)
     _check_circles(graph, where)
     for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
-                _check_graph(body, f"{where}, in the node '{node.name}' ({node.op_type})", known)
+        for body in bodies_of(node):
+            _check_graph(body, f"{where}, in the node '{node.name}' ({node.op_type})", known)
 
 
 def _check_schemas(graph: onnx.GraphProto, where: str, opset: int) -> None:
@@ -58,9 +73,8 @@ def _check_schemas(graph: onnx.GraphProto, where: str, opset: int) -> None:
     version = min(max(opset, 1), onnx.defs.onnx_opset_version())
     for node in graph.node:
         given = {attribute.name for attribute in node.attribute}
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
-                _check_schemas(body, where, opset)
+        for body in bodies_of(node):
+            _check_schemas(body, where, opset)
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, version, ""):
             continue
         schema = onnx.defs.get_schema(node.op_type, version, "")
@@ -116,9 +130,8 @@ def _check_circles(graph: onnx.GraphProto, where: str) -> None:
 def _all_reads(node: onnx.NodeProto) -> Iterable[str]:
     """Inputs, and what the node's subgraphs read from outside."""
     yield from node.input
-    for attribute in node.attribute:
-        for body in (attribute.g, *attribute.graphs) if attribute.type in _GRAPHS else ():
-            own = {name for inner in body.node for name in inner.output} | {value.name for value in body.input}
-            for inner in body.node:
-                yield from (name for name in _all_reads(inner) if name not in own)
-            yield from (value.name for value in body.output if value.name not in own)
+    for body in bodies_of(node):
+        own = {name for inner in body.node for name in inner.output} | {value.name for value in body.input}
+        for inner in body.node:
+            yield from (name for name in _all_reads(inner) if name not in own)
+        yield from (value.name for value in body.output if value.name not in own)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 
 import onnx
+import onnx.defs
 import onnx.numpy_helper
 import onnx.shape_inference
 import onnx.version_converter
 
 from onnxlrp.errors import Unsupported
-from onnxlrp.experimental import restate
+from onnxlrp.former import restate
+from onnxlrp.structure import bodies_of, graphs_in
 
 LOWEST_OPSET = 16
 """The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""
@@ -40,6 +42,16 @@ _FAILURES = (
 """What the converter raises; the last three are C++'s own, on absurd sizes."""
 
 
+LAYER_NORMALIZATION = 17
+"""The opset that took up LayerNormalization, which onnxruntime's optimiser writes into files of any opset."""
+
+OUT_OF_SIGHT = "onnxlrp.unknown"
+"""Where operators stand that the converter has no schema or adapter of, for as long as it is at work."""
+
+NOW_CALLED = {"DynamicSlice": "Slice"}
+"""Experiments that became standard under another name, unchanged."""
+
+
 def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
     """Raise the default opset to `LOWEST_OPSET`; weights do not pass through the converter.
 
@@ -49,34 +61,54 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
     if entry is None:
         proto.opset_import.append(onnx.helper.make_opsetid("", LOWEST_OPSET))
         return proto
-    if entry.version >= LOWEST_OPSET:
+    wanted = _wanted(proto)
+    if entry.version >= wanted:
         return proto
-    experiments = restate(proto, entry.version)
-    if experiments:
-        notes.append(f"Experimental operators are read as standard ones: {', '.join(experiments)}.")
+    restated = restate(proto, entry.version)
+    if restated:
+        notes.append(f"Operators that newer opsets do not have are read as others: {', '.join(restated)}.")
     if entry.version < BROADCAST_BY_RANK:
         _align_at_the_end(proto)
-    before = {name: node for node in proto.graph.node for name in node.output}
-    _refuse_hardmax_of_a_matrix(proto, where)
-    if entry.version == SCAN_WITH_BATCH:
-        _refuse_scan_with_batch(proto, where)
-    upgraded = _convert(proto, entry.version, where)
+    before = {name: node for node in _all_nodes(proto) for name in node.output}
+    upgraded = _convert(proto, entry.version, wanted, where)
+    if entry.version == SCAN_WITH_BATCH and any(node.op_type == "Scan" for node in proto.graph.node):
+        _declare_as_before(upgraded, proto)
+        _scan_sample_by_sample(upgraded, before, where)
     if entry.version < HALF_PIXELS:
         _sample_as_before(upgraded, before)
-    notes.append(f"Opset {entry.version} is upgraded to {LOWEST_OPSET}.")
+    notes.append(f"Opset {entry.version} is upgraded to {wanted}.")
     return upgraded
 
 
-def _convert(proto: onnx.ModelProto, version: int, where: str) -> onnx.ModelProto:
+def _wanted(proto: onnx.ModelProto) -> int:
+    types = {node.op_type for node in _all_nodes(proto) if not node.domain}
+    return LAYER_NORMALIZATION if "LayerNormalization" in types else LOWEST_OPSET
+
+
+def _all_nodes(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for graph in graphs_in(proto.graph) for node in graph.node]
+
+
+def _convert(proto: onnx.ModelProto, version: int, wanted: int, where: str) -> onnx.ModelProto:
     external = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
     metadata = {item.key: item.value for item in proto.metadata_props}
+    proto.opset_import.append(onnx.helper.make_opsetid(OUT_OF_SIGHT, 1))
+    for node in _all_nodes(proto):
+        if not node.domain and (not onnx.defs.has(node.op_type) or node.op_type == "LayerNormalization"):
+            node.domain = OUT_OF_SIGHT
     try:
-        upgraded = onnx.version_converter.convert_version(proto, LOWEST_OPSET)
+        upgraded = onnx.version_converter.convert_version(proto, wanted)
     except _FAILURES as error:
         raise Unsupported(
-            f"{where} has opset {version}, and an explainer needs {LOWEST_OPSET}; the upgrade failed: "
-            f"{str(error).strip()}\nExport the model again with opset {LOWEST_OPSET} or higher."
+            f"{where} has opset {version}, and an explainer needs {wanted}; the upgrade failed: "
+            f"{str(error).strip()}\nExport the model again with opset {wanted} or higher."
         ) from error
+    for node in _all_nodes(upgraded):
+        if node.domain == OUT_OF_SIGHT:
+            node.domain, node.op_type = "", NOW_CALLED.get(node.op_type, node.op_type)
+    kept = [entry for entry in upgraded.opset_import if entry.domain != OUT_OF_SIGHT]
+    del upgraded.opset_import[:]
+    upgraded.opset_import.extend(kept)
     _name_apart(upgraded.graph, frozenset(value.name for value in upgraded.graph.input))
     for index, tensor in enumerate(upgraded.graph.initializer):
         if tensor.name in external:
@@ -84,16 +116,6 @@ def _convert(proto: onnx.ModelProto, version: int, where: str) -> onnx.ModelProt
     if not upgraded.metadata_props:
         onnx.helper.set_model_props(upgraded, metadata)
     return upgraded
-
-
-def _refuse_scan_with_batch(proto: onnx.ModelProto, where: str) -> None:
-    """The converter forgets the batch that a Scan of opset 8 runs along."""
-    found = [node.name or node.output[0] for node in proto.graph.node if node.op_type == "Scan"]
-    if found:
-        raise Unsupported(
-            f"{where} has a Scan of opset 8 ({', '.join(found)}), which runs along a batch as well; no later opset has "
-            "that. Export the model again with opset 9 or higher."
-        )
 
 
 def _types(proto: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
@@ -111,12 +133,10 @@ def _name_apart(graph: onnx.GraphProto, outside: frozenset[str]) -> None:
     """
     known = outside | _made(graph)
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                body = attribute.g
-                doubled = {name: f"{name}/{node.output[0]}/{attribute.name}" for name in _made(body) & known}
-                _rename(body, doubled)
-                _name_apart(body, known | {value.name for value in body.input})
+        for position, body in enumerate(bodies_of(node)):
+            doubled = {name: f"{name}/{node.output[0]}/body_{position}" for name in _made(body) & known}
+            _rename(body, doubled)
+            _name_apart(body, known | {value.name for value in body.input})
 
 
 def _made(graph: onnx.GraphProto) -> frozenset[str]:
@@ -131,9 +151,8 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
         node.output[:] = [new.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _rename(attribute.g, new)
+        for body in bodies_of(node):
+            _rename(body, new)
 
 
 def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto]) -> None:
@@ -141,9 +160,10 @@ def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto])
 
     The nearest pixel is the one below, or above where the picture shrinks: the standard was silent, onnxruntime is not.
     """
-    constants = {tensor.name: tensor for tensor in proto.graph.initializer}
-    constants |= {n.output[0]: n.attribute[0].t for n in proto.graph.node if n.op_type == "Constant" and n.attribute}
-    for node in proto.graph.node:
+    nodes = _all_nodes(proto)
+    constants = {tensor.name: tensor for graph in graphs_in(proto.graph) for tensor in graph.initializer}
+    constants |= {n.output[0]: n.attribute[0].t for n in nodes if n.op_type == "Constant" and n.attribute}
+    for node in nodes:
         old = before.get(node.output[0]) if node.output else None
         if node.op_type != "Resize" or old is None or old.op_type not in ("Upsample", "Resize"):
             continue
@@ -156,15 +176,56 @@ def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto])
         node.attribute.append(onnx.helper.make_attribute("nearest_mode", "ceil" if shrinks else "floor"))
 
 
-def _refuse_hardmax_of_a_matrix(proto: onnx.ModelProto, where: str) -> None:
-    """Below opset 13 Hardmax chooses once per matrix of all axes from `axis` on; the converter forgets that."""
-    for node in proto.graph.node:
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-        if node.op_type == "Hardmax" and not node.domain and axis != -1:
-            raise Unsupported(
-                f"{where} has a Hardmax '{node.name}' of an opset below 13 over axes from {axis} on, which newer "
-                "opsets have no operator for. Export the model again with opset 13 or higher."
-            )
+def _declare_as_before(upgraded: onnx.ModelProto, proto: onnx.ModelProto) -> None:
+    """The converter takes the batch off what a Scan of opset 8 reads and gives."""
+    del upgraded.graph.value_info[:]
+    for now, then in ((upgraded.graph.input, proto.graph.input), (upgraded.graph.output, proto.graph.output)):
+        types = {value.name: value.type for value in then}
+        for value in now:
+            value.type.CopyFrom(types[value.name])
+
+
+def _scan_sample_by_sample(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto], where: str) -> None:
+    """A Scan of opset 8 runs along a batch as well, which the converter forgets: a Scan around it takes that over.
+
+    Errors: Unsupported where each sample has a length of its own.
+    """
+    for graph in list(graphs_in(proto.graph)):
+        for node in graph.node:
+            old = before.get(node.output[0]) if node.output else None
+            if node.op_type != "Scan" or node.domain or old is None or old.op_type != "Scan":
+                continue
+            if old.input[0]:
+                raise Unsupported(
+                    f"{where} has a Scan of opset 8 ('{node.name or node.output[0]}') with a length per sample "
+                    f"('{old.input[0]}'); no later opset has that. Export the model again with opset 9 or higher."
+                )
+            _put_around(node)
+
+
+def _put_around(node: onnx.NodeProto) -> None:
+    """Make a Scan the body of another one, which hands it one sample of everything, in place."""
+    inner = onnx.NodeProto()
+    inner.CopyFrom(node)
+    inner.name = f"{node.name or node.output[0]}/sample"
+    inner.input[:] = [f"{inner.name}/in{position}" for position in range(len(node.input))]
+    inner.output[:] = [f"{inner.name}/out{position}" if name else "" for position, name in enumerate(node.output)]
+    (body,) = bodies_of(inner)
+    outputs = [(name, value) for name, value in zip(inner.output, body.output, strict=True) if name]
+    sample = onnx.helper.make_graph(
+        [inner],
+        inner.name,
+        [_of_any_shape(name, value) for name, value in zip(inner.input, body.input, strict=True)],
+        [_of_any_shape(name, value) for name, value in outputs],
+    )
+    del node.attribute[:]
+    node.output[:] = [name for name in node.output if name]
+    node.attribute.append(onnx.helper.make_attribute("body", sample))
+    node.attribute.append(onnx.helper.make_attribute("num_scan_inputs", len(node.input)))
+
+
+def _of_any_shape(name: str, like: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, like.type.tensor_type.elem_type, None)
 
 
 def _align_at_the_end(proto: onnx.ModelProto) -> None:

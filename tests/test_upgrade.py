@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnxruntime as ort
 import pytest
 
 import onnxlrp
+from onnxlrp.checks import verify
 from onnxlrp.errors import Unsupported
 from onnxlrp.session import Session
 
@@ -69,9 +71,54 @@ def test_a_file_older_than_onnxruntime_broadcasts_from_its_axis_on(
     np.testing.assert_allclose(found, expected(IMAGE, array), rtol=1e-6, err_msg=name)
 
 
+SEQUENCES = "(float[3, 5, 2] x) => (float[3, 2] last, float[3, 5, 2] y)"
+SCAN = """
+last, y = Scan <num_scan_inputs = 1, directions = [1], body = b (float[2] s, float[2] v) => (float[2] t, float[2] u) {
+    p = Mul (s, s)
+    q = Add (p, v)
+    t = Tanh (q)
+    u = Sub (t, v)
+}> (, a, x)
+"""
+
+
+def test_a_scan_of_opset_8_runs_along_a_batch() -> None:
+    net = old(8, SEQUENCES, SCAN, a=np.zeros((3, 2), np.float32))
+    x = np.random.default_rng(0).standard_normal((3, 5, 2)).astype(np.float32)
+    last, y = ort.InferenceSession(net.SerializeToString()).run(None, {"x": x})
+    verdict = verify(net, x)
+    assert verdict.holds, str(verdict)
+    found = onnxlrp.Explainer(net).explain(x).outputs
+    np.testing.assert_allclose(found["last"], last, rtol=1e-6)
+    np.testing.assert_allclose(found["y"], y, rtol=1e-6)
+
+
+NORMALISED = "(float[2, 6] x) => (float[2, 6] y)"
+
+
+@pytest.mark.parametrize("opset", [9, 16])
+@pytest.mark.parametrize("op_type", ["LayerNormalization", "SimplifiedLayerNormalization"])
+def test_normalisations_of_onnxruntimes_optimiser_stand_in_files_of_any_opset(
+    op_type: str, opset: int, tmp_path: Path
+) -> None:
+    body = f"y = {op_type} <epsilon = 0.5> (x, w)"
+    net = old(opset, NORMALISED, body, w=np.arange(6, dtype=np.float32))
+    verdict = verify(net)
+    assert verdict.holds, str(verdict)
+    onnx.checker.check_model(onnxlrp.Explainer(net).save(tmp_path / "explainer.onnx"), full_check=True)
+
+
+def test_an_experiment_is_read_under_the_name_that_became_standard() -> None:
+    cut = {"s": np.array([1]), "e": np.array([4]), "a": np.array([2])}
+    net = old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 3, 4] y)", "y = DynamicSlice (x, s, e, a)", **cut)
+    expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]
+    np.testing.assert_array_equal(Session(onnxlrp.read(net).copy(), "cpu").run({"x": IMAGE})["y"], expected)
+
+
 def test_what_no_converter_knows_is_refused() -> None:
-    with pytest.raises(Unsupported, match="Hardmax"):
-        onnxlrp.read(old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", "y = Hardmax (x)"))
+    lengths = SCAN.replace("(, a, x)", "(n, a, x)")
+    with pytest.raises(Unsupported, match="length per sample"):
+        onnxlrp.read(old(8, SEQUENCES, lengths, a=np.zeros((3, 2), np.float32), n=np.array([5, 4, 3])))
     with pytest.raises(Unsupported, match="opset 5"):
         onnxlrp.read(old(5, "(float[4] x) => (float[4] y)", 'y = Cast <to = "FLOAT"> (x)'))
 
@@ -97,6 +144,22 @@ y = Loop (n, t, x) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (bool mo
     r = Mul (s, a)
 }>
 """
+UPSAMPLE = """
+z, y1 = Loop (n, t, x) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (
+    bool more, float[1, 2, 4, 4] s2, float[1, 2, 8, 8] r) {
+    more = Identity (go)
+    s2 = Identity (s)
+    r = Upsample <mode = "linear"> (s, u)
+}>
+y = Squeeze <axes = [0]> (y1)
+"""
+HARDMAX = """
+y = Loop (n, t, x) <body = b (int64 i, bool go, float[1, 2, 4, 4] s) => (bool more, float[1, 2, 4, 4] r) {
+    more = Identity (go)
+    a = Hardmax <axis = 2> (s)
+    r = Mul (s, a)
+}>
+"""
 IF = """
 p = ReduceSum <keepdims = 0> (x)
 q = Greater (p, zero)
@@ -113,8 +176,10 @@ y = If (q) <
         old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", LOOP, n=np.int64(2), t=np.bool_(True), w=IMAGE),
         old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", IF, zero=np.float32(0)),
         old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", SLICE, n=np.int64(2), t=np.bool_(True)),
+        old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 8, 8] y)", UPSAMPLE, n=np.int64(1), t=np.bool_(True), u=UP),
+        old(9, "(float[1, 2, 4, 4] x) => (float[1, 2, 4, 4] y)", HARDMAX, n=np.int64(1), t=np.bool_(True)),
     ],
-    ids=["Loop", "If", "Slice"],
+    ids=["Loop", "If", "Slice", "Upsample", "Hardmax"],
 )
 def test_bodies_of_control_flow_are_upgraded_too(net: onnx.ModelProto) -> None:
     expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]

@@ -19,12 +19,16 @@ ANY = 8
 ELEMENTWISE = {"Scaler": ir.DataType.FLOAT, "Normalizer": ir.DataType.FLOAT, "Imputer": None, "Binarizer": None}
 """Operators of ai.onnx.ml with one value for each, and the type they give; None where it stays."""
 
+AS_MANY_AS_FOUND = frozenset(
+    {"NonZero", "Unique", "Compress", "NonMaxSuppression", "Range", "OneHot", "Loop", "StringSplit"}
+)
+"""Operators whose output's size follows from values."""
+
 
 def observe_unknown(model: ir.Model) -> str:
     """Run the model once on made-up numbers and note type and shape of every tensor that has none, in place.
 
-    Sizes are only noted where every input's size is fixed and none holds whole numbers, which may be sizes themselves;
-    else the rank alone.
+    Sizes are only noted where they are the same in every run (see `_has_fixed_sizes`); else the rank alone.
     returns: what was done, in words; "" when nothing was unknown, or the model does not run on made-up numbers.
     """
     graph = model.graph
@@ -45,23 +49,27 @@ def observe_unknown(model: ir.Model) -> str:
         found = session.run(random_feeds(model, np.random.default_rng(0)))
     except (InputError, ModelError):
         return ""
-    fixed = all(v.dtype in FLOATS and all(isinstance(d, int) for d in v.shape or ()) for v in graph.inputs)
+    fixed = _has_fixed_sizes(graph)
     for node in graph:
         for value in node.outputs:
             array = found.get(value.name or "")
             if value.name in unknown and isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
                 value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
                 value.shape = ir.Shape(array.shape if fixed else [None] * array.ndim)
-    wrong = [value.name or "" for value in graph.outputs if _corrected(value, found.get(value.name or ""))]
+    wrong = [value.name or "" for value in graph.outputs if _corrected(value, found.get(value.name or ""), fixed)]
     notes = [f"Types and ranks of {len(unknown)} tensors were read off one run."] if unknown else []
-    notes += (
-        [f"The file declares another size of {', '.join(wrong)} than a run gives; the run is right."] if wrong else []
-    )
+    notes += [f"The file declares another size of {', '.join(wrong)} than a run gives."] if wrong else []
     return " ".join(notes)
 
 
 def _unknown(graph: ir.Graph) -> set[str]:
     return {v.name for node in graph for v in node.outputs if v.name and (v.shape is None or v.dtype is None)}
+
+
+def _has_fixed_sizes(graph: ir.Graph) -> bool:
+    """Every input has a fixed size and none holds whole numbers, which may be sizes; and nothing is counted."""
+    inputs = all(v.dtype in FLOATS and all(isinstance(d, int) for d in v.shape or ()) for v in graph.inputs)
+    return inputs and not any(node.op_type in AS_MANY_AS_FOUND for node in graph.all_nodes())
 
 
 def _keep_shapes(graph: ir.Graph) -> None:
@@ -80,8 +88,8 @@ def _is_tabular(graph: ir.Graph) -> bool:
     return weights < SMALL_WEIGHTS and all(v.shape is not None and len(v.shape) <= 2 for v in graph.inputs)
 
 
-def _corrected(value: ir.Value, array: object) -> bool:
-    """Give an output the sizes that it has, where the file fixes others.  returns: whether it did"""
+def _corrected(value: ir.Value, array: object, fixed: bool) -> bool:
+    """Where the file fixes other sizes of an output than a run gives, forget or correct them.  returns: whether so"""
     if not isinstance(array, np.ndarray) or value.shape is None:
         return False
     if len(value.shape) != array.ndim:
@@ -90,5 +98,8 @@ def _corrected(value: ir.Value, array: object) -> bool:
     pairs = list(zip(value.shape, array.shape, strict=True))
     if all(not isinstance(d, int) or d == s for d, s in pairs):
         return False
-    value.shape = ir.Shape([d if not isinstance(d, int) or d == s else None if s == ANY else s for d, s in pairs])
+    known = [s if fixed and s != ANY else None for s in array.shape]
+    value.shape = ir.Shape(
+        [d if not isinstance(d, int) or d == s else k for (d, s), k in zip(pairs, known, strict=True)]
+    )
     return True
