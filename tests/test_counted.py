@@ -45,8 +45,8 @@ def test_the_size_of_an_output_may_follow_from_values(name: str) -> None:
     assert verdict.holds, str(verdict)
 
 
-def test_names_of_classes_do_not_keep_a_batch_from_becoming_dynamic() -> None:
-    """Whether it may is tried by running two samples at once, and texts are compared as texts."""
+def test_the_positions_of_winners_and_their_names_grow_with_the_batch() -> None:
+    """Whether it may grow is tried by running two samples at once, and texts are compared as texts."""
     text = """(float[1, 4] x) => (float[1, 4] y, string[1] s) {
         y = Softmax (x)
         i = ArgMax <axis = 1, keepdims = 0> (y)

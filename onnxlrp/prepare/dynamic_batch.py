@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxlrp.errors import InputError, ModelError
-from onnxlrp.graph import a_category
+from onnxlrp.graph import a_category, operands
 from onnxlrp.prepare.inside import infer_inside
 from onnxlrp.session import Arrays, Session
 from onnxlrp.storage import array_of
@@ -56,10 +56,15 @@ def fixed_batch(graph: ir.Graph) -> int | None:
 
 def _rewrite(model: ir.Model, size: int) -> None:
     graph = model.graph
+    computed = _from_values(graph)
     inputs = [value for inside in (graph, *graph.subgraphs()) for value in inside.inputs]
     for value in [*inputs, *graph.outputs, *(o for node in graph.all_nodes() for o in node.outputs)]:
-        if value.shape is not None and len(value.shape) and value.shape[0] == size and not _is_shape_math(value):
+        if value.shape is None or not len(value.shape) or value.shape[0] != size:
+            continue
+        if not _is_shape_math(value):
             value.shape = ir.Shape([BATCH, *value.shape[1:]])
+        elif value in computed:
+            value.shape = ir.Shape([None])
     rewritten: dict[str, ir.Value] = {}
     for node in list(graph.all_nodes()):
         if node.op_type == "Reshape" and not node.domain and node.inputs[1] is not None:
@@ -92,6 +97,15 @@ def _infer_inside_again(model: ir.Model) -> None:
         for value in [*inside.inputs, *(output for node in inside for output in node.outputs)]:
             value.shape = None
     infer_inside(model)
+
+
+def _from_values(graph: ir.Graph) -> set[ir.Value]:
+    """What is computed from values of the inputs, not from their shapes alone: the positions of winners, say."""
+    found = set(graph.inputs)
+    for node in graph:
+        if node.op_type not in ("Shape", "Size") and not found.isdisjoint(operands(node)):
+            found.update(node.outputs)
+    return found
 
 
 def _is_shape_math(value: ir.Value) -> bool:
