@@ -70,10 +70,12 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
     if entry.version < BROADCAST_BY_RANK:
         _align_at_the_end(proto)
     before = {name: node for node in _all_nodes(proto) for name in node.output}
+    scans = [node for node in _all_nodes(proto) if node.op_type == "Scan" and entry.version == SCAN_WITH_BATCH]
+    _refuse_lengths(scans, where)
     upgraded = _convert(proto, entry.version, wanted, where)
-    if entry.version == SCAN_WITH_BATCH and any(node.op_type == "Scan" for node in proto.graph.node):
+    if scans:
         _declare_as_before(upgraded, proto)
-        _scan_sample_by_sample(upgraded, before, where)
+        _scan_sample_by_sample(upgraded)
     if entry.version < HALF_PIXELS:
         _sample_as_before(upgraded, before)
     notes.append(f"Opset {entry.version} is upgraded to {wanted}.")
@@ -185,21 +187,19 @@ def _declare_as_before(upgraded: onnx.ModelProto, proto: onnx.ModelProto) -> Non
             value.type.CopyFrom(types[value.name])
 
 
-def _scan_sample_by_sample(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto], where: str) -> None:
-    """A Scan of opset 8 runs along a batch as well, which the converter forgets: a Scan around it takes that over.
+def _refuse_lengths(scans: list[onnx.NodeProto], where: str) -> None:
+    for node in scans:
+        if node.input[0]:
+            raise Unsupported(
+                f"{where} has a Scan of opset {SCAN_WITH_BATCH} ('{node.name or node.output[0]}') with a length per "
+                f"sample ('{node.input[0]}'); no later opset has that. Export the model again with opset 9 or higher."
+            )
 
-    Errors: Unsupported where each sample has a length of its own.
-    """
-    for graph in list(graphs_in(proto.graph)):
-        for node in graph.node:
-            old = before.get(node.output[0]) if node.output else None
-            if node.op_type != "Scan" or node.domain or old is None or old.op_type != "Scan":
-                continue
-            if old.input[0]:
-                raise Unsupported(
-                    f"{where} has a Scan of opset 8 ('{node.name or node.output[0]}') with a length per sample "
-                    f"('{old.input[0]}'); no later opset has that. Export the model again with opset 9 or higher."
-                )
+
+def _scan_sample_by_sample(proto: onnx.ModelProto) -> None:
+    """A Scan of opset 8 runs along a batch as well, which the converter forgets: a Scan around it takes that over."""
+    for node in _all_nodes(proto):
+        if node.op_type == "Scan" and not node.domain:
             _put_around(node)
 
 
