@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx.defs
-from test_operators import FIXED, WITHOUT_GRADIENT, check_operator, has_cases
+from gradient_check import check_operator
+from node_cases import FIXED, has_cases
+from test_operators import WITHOUT_GRADIENT
 
 from onnxlrp.lowering import lowerings, refusals
 from onnxlrp.rules.registry import Family, Operator, no_signal_operators, operators

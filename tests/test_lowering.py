@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from fused_cases import Array, FusedCase, fused_cases, normal
+from gradient_check import NoDirection, check_gradient, check_relevance
 from nets import Net, signed
 from node_cases import Case, cases_of
 from one_node import close
-from test_operators import NoDirection, check_gradient, check_relevance
 
 import onnxlrp
 from onnxlrp.compile import upstream

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import onnx
 import pytest
+from gradient_check import NoDirection, check_gradient, check_relevance
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_graphs import random_case
-from test_operators import NoDirection, check_gradient, check_relevance
 
 from onnxlrp.errors import ChoiceError
 

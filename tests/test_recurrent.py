@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from gradient_check import check_gradient
 from node_cases import FED
 from node_cases import Case as NodeCase
 from onnx import TensorProto, helper, numpy_helper
 from parity import GRADIENTS, Case
 from shared import SHARED
-from test_operators import check_gradient
 
 import onnxlrp
 from onnxlrp.errors import Unsupported
