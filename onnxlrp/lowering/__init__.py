@@ -5,6 +5,7 @@ from onnxlrp.lowering import (  # noqa: F401 - importing registers
     attention,
     blocked,
     classical,
+    group_query,
     linear,
     normalisation,
     others,
@@ -12,6 +13,7 @@ from onnxlrp.lowering import (  # noqa: F401 - importing registers
     products,
     quantised,
     refused,
+    rotary,
     standard,
     types,
 )

@@ -80,6 +80,11 @@ class Scores:
     """What was computed on the way, by name: "product", "capped", "biased", "seen", "masked", "weights"."""
 
 
+def scale_of(node: Fused) -> float | None:
+    """The scale that a node states; 0 stands for none."""
+    return float(node.attribute("scale", 0.0)) or None
+
+
 def attend(emit: Emit, q: ir.Value, k: ir.Value, v: ir.Value, scores: Scores) -> ir.Value:
     """The weighted values, (batch, head, query, size of v)."""
     product = emit.MatMul(q, emit.Transpose(k, perm=[0, 1, 3, 2]))

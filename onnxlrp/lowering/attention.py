@@ -1,8 +1,6 @@
-"""onnxruntime's attention operators."""
+"""onnxruntime's attention operators with as many heads of keys and values as of queries."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -10,27 +8,19 @@ from onnxlrp.emit import Emit
 from onnxlrp.errors import Unsupported
 from onnxlrp.lowering.attend import (
     Scores,
-    angles,
     attend,
     causal,
     from_heads,
     joined,
     key_mask,
     length,
-    positions,
-    repeated,
-    rotated,
+    scale_of,
     to_heads,
-    window,
 )
 from onnxlrp.lowering.fused import Fused, lowered, not_lowered
-from onnxlrp.lowering.normalisation import rms_norm
 
 MASKED = -10000.0
-
-
-def _scale(node: Fused) -> float | None:
-    return float(node.attribute("scale", 0.0)) or None
+"""What onnxruntime adds to the score of a key that may not be seen, where the node says nothing else."""
 
 
 def _refuse_beams(node: Fused, indirection: int) -> None:
@@ -44,7 +34,7 @@ def _through_cache(node: Fused, past: ir.Value | None, new: ir.Value, written: i
     if past is None or not node.has(written):
         both = joined(emit, past, new)
         return both, both
-    before = emit.Reshape(_int64(emit, node.x(written)), [1])
+    before = emit.Reshape(emit.Cast(node.x(written), to=ir.DataType.INT64), [1])
     both = emit.Concat(emit.Slice(past, [0], before, [2]), new, axis=2)
     filled = emit.Add(before, emit.dim(new, 2))
     return both, emit.Concat(both, emit.Slice(past, filled, emit.dim(past, 2), [2]), axis=2)
@@ -78,7 +68,7 @@ def attention(node: Fused) -> list[ir.Value | None]:
         pasts = (emit.Gather(node.x(4), emit.constant(i), axis=0) for i in (0, 1))
         k, v = (joined(emit, past, new) for past, new in zip(pasts, (k, v), strict=True))
     added, allowed = _masks(node, q, k, mask=3, bias=5, one_way=bool(node.attribute("unidirectional", 0)))
-    y = from_heads(emit, attend(emit, q, k, v, Scores(_scale(node), added=added, allowed=allowed)))
+    y = from_heads(emit, attend(emit, q, k, v, Scores(scale_of(node), added=added, allowed=allowed)))
     present = emit.Concat(emit.Unsqueeze(k, [0]), emit.Unsqueeze(v, [0]), axis=0) if node.wants(1) else None
     return [y, present]
 
@@ -119,7 +109,7 @@ def _multi_head(node: Fused, *, bias: int, mask: int, added: int, past: int, wri
     v, values = _through_cache(node, node[past + 1], v, written)
     one_way = bool(node.attribute("unidirectional", 0))
     biases, allowed = _masks(node, q, k, mask=mask, bias=added, one_way=one_way)
-    scores = Scores(_scale(node), added=biases, allowed=allowed)
+    scores = Scores(scale_of(node), added=biases, allowed=allowed)
     y = from_heads(emit, attend(emit, q, k, v, scores))
     return [y, keys, values, scores.stages["masked"]]
 
@@ -168,145 +158,6 @@ def _with_packed_bias(node: Fused, bias: int, heads: int) -> ir.Value:
         return node.x(0)
     emit = node.emit
     return emit.Add(node.x(0), emit.Transpose(emit.Reshape(node.x(bias), [3, heads, -1]), perm=[1, 0, 2]))
-
-
-# --- GroupQueryAttention ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Cache:
-    """Where the new positions of each sample stand.  before : valid keys before them, (batch)"""
-
-    before: ir.Value
-    total: ir.Value
-
-
-@lowered("GroupQueryAttention")
-def group_query_attention(node: Fused) -> list[ir.Value | None]:
-    """Fewer heads of keys and values than of queries, a cache that each sample fills as far as `seqlens_k` says."""
-    emit = node.emit
-    heads, kv_heads = int(node.attribute("num_heads")), int(node.attribute("kv_num_heads"))
-    _refuse_quantised_cache(node)
-    q, k, v = _query_groups(node, heads, kv_heads)
-    cache = _cache(node, q)
-    if node.attribute("do_rotary", 0):
-        q, k = _turned(node, q, k, cache)
-    k, v = (_filled(node, node[3 + i], new, cache) for i, new in enumerate((k, v)))
-    queries, keys = length(emit, q), length(emit, k)
-    offset = emit.Reshape(cache.before, [-1, 1, 1, 1])
-    allowed = [causal(emit, queries, keys, offset)] if node.attribute("causal", 1) else []
-    size = int(node.attribute("local_window_size", -1))
-    if size > 0:
-        allowed.append(window(emit, queries, keys, offset, size))
-    if not node.attribute("causal", 1):
-        valid = emit.Reshape(emit.Add(cache.before, queries), [-1, 1, 1, 1])
-        allowed.append(emit.Less(positions(emit, keys), valid))
-    sink = node[11]
-    if sink is None and node.attribute("smooth_softmax", 0):
-        sink = emit.constant([0.0] * heads)
-    added = [_first_keys(emit, node.x(10), keys)] if node.has(10) else []
-    scores = Scores(_scale(node), float(node.attribute("softcap", 0.0)), added, allowed, sink)
-    times = heads // kv_heads
-    y = from_heads(emit, attend(emit, q, repeated(emit, k, times), repeated(emit, v, times), scores))
-    shown = {1: "masked", 2: "weights"}.get(int(node.attribute("qk_output", 0)))
-    return [y, k, v, scores.stages[shown] if shown else None]
-
-
-def _refuse_quantised_cache(node: Fused) -> None:
-    kinds = [node.attribute(name, "NONE") for name in ("k_quant_type", "v_quant_type")]
-    if any(kind != "NONE" for kind in kinds):
-        raise Unsupported(f"its cache is quantised ({', '.join(kinds)})")
-    if node.attribute("sliding_window_cache", 0):
-        raise Unsupported("its cache slides along with the window (sliding_window_cache)")
-
-
-def _query_groups(node: Fused, heads: int, kv_heads: int) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Queries, keys and values with heads; packed in the query where key and value are absent."""
-    emit = node.emit
-    if node.has(1):
-        q, k, v = (
-            to_heads(emit, node.x(0), heads),
-            to_heads(emit, node.x(1), kv_heads),
-            to_heads(emit, node.x(2), kv_heads),
-        )
-    else:
-        packed = to_heads(emit, node.x(0), heads + 2 * kv_heads)
-        q, k, v = emit.nodes("Split", packed, [heads, kv_heads, kv_heads], outputs=3, axis=1)
-    if node.has(14):
-        epsilon = float(node.attribute("qk_norm_epsilon", 1e-6))
-        q, k = rms_norm(node, q, node.x(14), epsilon, [-1]), rms_norm(node, k, node.x(15), epsilon, [-1])
-    return q, k, v
-
-
-def _cache(node: Fused, q: ir.Value) -> _Cache:
-    """A first prompt (as many queries as positions in all) has nothing before it; else the cache is full up to it."""
-    emit, queries = node.emit, length(node.emit, q)
-    total = emit.Squeeze(emit.Cast(node.x(6), to=ir.DataType.INT64)) if node.rank(6) else _int64(emit, node.x(6))
-    valid = emit.Add(emit.Reshape(_int64(emit, node.x(5)), [-1]), emit.Sub(1, queries))
-    return _Cache(emit.Where(emit.Equal(queries, total), 0, valid), total)
-
-
-def _int64(emit: Emit, x: ir.Value) -> ir.Value:
-    return emit.Cast(x, to=ir.DataType.INT64)
-
-
-def _turned(node: Fused, q: ir.Value, k: ir.Value, cache: _Cache) -> tuple[ir.Value, ir.Value]:
-    emit = node.emit
-    places = node[9]
-    if places is None:
-        places = emit.Add(emit.Unsqueeze(cache.before, [1]), emit.Unsqueeze(positions(emit, length(emit, q)), [0]))
-    cos, sin = angles(emit, node.x(7), places), angles(emit, node.x(8), places)
-    interleaved = bool(node.attribute("rotary_interleaved", 0))
-    q, k = (rotated(emit, x, cos, sin, interleaved=interleaved, whole=False) for x in (q, k))
-    return q, k
-
-
-def _filled(node: Fused, past: ir.Value | None, new: ir.Value, cache: _Cache) -> ir.Value:
-    """The cache after this step: what was valid, then the new positions, zeros behind; (batch, head, length, size)."""
-    if past is None:
-        return new
-    emit = node.emit
-    room, fresh = length(emit, past), length(emit, new)
-    keys = emit.Max(room, cache.total)
-    place = emit.Unsqueeze(positions(emit, keys), [0])
-    before = emit.Unsqueeze(cache.before, [1])
-    source = emit.Where(emit.Less(place, before), place, emit.Add(emit.Sub(place, before), room))
-    source = emit.Min(source, emit.Sub(emit.Add(room, fresh), 1))
-    both = emit.Concat(past, new, axis=2)
-    index = emit.Reshape(source, emit.Concat(emit.dim(new, 0), [1, -1, 1], axis=0))
-    shape = emit.Concat(emit.Shape(both, end=2), emit.Unsqueeze(keys, [0]), emit.dim(both, 3), axis=0)
-    gathered = emit.GatherElements(both, emit.Expand(index, shape), axis=2)
-    valid = emit.Less(place, emit.Add(before, fresh))
-    return emit.Where(emit.Unsqueeze(valid, [1, 3]), gathered, 0.0)
-
-
-def _first_keys(emit: Emit, bias: ir.Value, keys: ir.Value) -> ir.Value:
-    """A bias over all positions, cut or padded to the length of the cache."""
-    missing = emit.Sub(emit.Unsqueeze(keys, [0]), emit.dim(bias, 3))
-    return emit.Pad(bias, emit.Concat([0, 0, 0, 0, 0, 0, 0], missing, axis=0))
-
-
-# --- RotaryEmbedding -------------------------------------------------------------------------------------------------
-
-
-@lowered("RotaryEmbedding")
-def rotary_embedding(node: Fused) -> ir.Value:
-    """Positions as rotations; positions are given each by each, or by the first one."""
-    emit, rank = node.emit, node.rank(0)
-    wide, heads = int(node.attribute("rotary_embedding_dim", 0)), int(node.attribute("num_heads", 0))
-    if float(node.attribute("scale", 1.0)) != 1.0 or node.attribute("is_packed_batching", 0):
-        raise Unsupported("it scales positions, or its batch is packed")
-    x = node.x(0)
-    if rank == 3:
-        size = emit.Mul(emit.dim(node.x(2), 1), 2) if not wide else emit.Div(emit.dim(x, 2), heads)
-        split = emit.Concat([0, 0, -1], size, axis=0)
-        x = emit.Transpose(emit.Reshape(x, split), perm=[0, 2, 1, 3])
-    places = node.x(1)
-    if node.rank(1) == 1:
-        places = emit.Add(emit.Unsqueeze(positions(emit, length(emit, x)), [0]), places)
-    cos, sin = angles(emit, node.x(2), places), angles(emit, node.x(3), places)
-    y = rotated(emit, x, cos, sin, interleaved=bool(node.attribute("interleaved", 0)), whole=not wide)
-    return from_heads(emit, y) if rank == 3 else y
 
 
 not_lowered(
