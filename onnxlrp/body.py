@@ -48,5 +48,5 @@ class BodyEmit(Emit):
         while output in self.graph.outputs:
             output = self.node("Identity", output)
         if rank is not None:
-            output.shape, output.dtype = ir.Shape([None] * rank), dtype or ir.DataType.FLOAT
+            output.shape, output.type = ir.Shape([None] * rank), ir.TensorType(dtype or ir.DataType.FLOAT)
         self.graph.outputs.append(output)

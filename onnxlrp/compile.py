@@ -175,7 +175,7 @@ def _input_with_default(graph: ir.Graph, name: str, default: np.ndarray[Any, Any
     while name in taken:
         name = f"onnxlrp_{name}"
     value = ir.Value(name=name, const_value=ir.tensor(default, name=name))
-    value.dtype = ir.DataType.from_numpy(default.dtype)
+    value.type = ir.TensorType(ir.DataType.from_numpy(default.dtype))
     value.shape = ir.Shape([f"{name}_{axis}" for axis in range(rank)])
     graph.inputs.append(value)
     graph.register_initializer(value)
@@ -207,7 +207,7 @@ def _declare(emit: Emit, graph: ir.Graph, value: ir.Value, name: str, like: ir.V
     while name in taken:
         name = f"onnxlrp/{name}"
     output.name = name
-    output.dtype = ir.DataType.FLOAT
+    output.type = ir.TensorType(ir.DataType.FLOAT)
     if like is not None and like.shape is not None:
         output.shape = ir.Shape([d if isinstance(d, int) else d.value for d in like.shape])
     graph.outputs.append(output)

@@ -97,7 +97,7 @@ class Emit:
         if key not in self._constants:
             name = self.new_name("lrp/constant")
             value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
-            value.shape, value.dtype = ir.Shape(array.shape), ir.DataType.from_numpy(array.dtype)
+            value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
             self.graph.register_initializer(value)
             self._constants[key] = value
         return self._constants[key]

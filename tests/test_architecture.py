@@ -157,6 +157,20 @@ def test_the_walk_knows_no_operator_by_name() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_types_are_replaced_and_never_changed(file: Path) -> None:
+    """A copy of a model shares its tensors' types, and `value.dtype = …` changes the type for all who share it."""
+    assigned = [
+        target.lineno
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Assign)
+        for part in node.targets
+        for target in (part.elts if isinstance(part, ast.Tuple) else [part])
+        if isinstance(target, ast.Attribute) and target.attr == "dtype"
+    ]
+    assert not assigned, f"lines {assigned}: give the value a type of its own"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_every_module_says_what_it_is_for(file: Path) -> None:
     said = ast.get_docstring(ast.parse(file.read_text()))
     assert said, f"{file.name} has no docstring"

@@ -26,8 +26,8 @@ TO_CHANNELS_FIRST, TO_CHANNELS_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
 @functools.cache
 def block_size() -> int:
     """Channels in a block on this machine.  Errors: Unsupported where onnxruntime has no such layout here."""
-    value, blocked = ir.Value(name="x"), ir.Value(name="y")
-    value.dtype, value.shape, blocked.dtype = ir.DataType.FLOAT, ir.Shape([1, 4, 1, 1]), ir.DataType.FLOAT
+    floats = ir.TensorType(ir.DataType.FLOAT)
+    value, blocked = ir.Value(name="x", type=floats, shape=ir.Shape([1, 4, 1, 1])), ir.Value(name="y", type=floats)
     node = ir.node("ReorderInput", [value], domain=BLOCKED, outputs=[blocked])
     graph = ir.Graph([value], [blocked], nodes=[node], opset_imports={"": 17, BLOCKED: 1}, name="block")
     try:

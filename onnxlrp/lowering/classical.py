@@ -102,7 +102,7 @@ def chosen(node: Fused, scores: ir.Value) -> ir.Value | None:
 
 def _shaped(scores: ir.Value, x: ir.Value, columns: int) -> None:
     """(batch, column) of float32: what the standard's inference does not know of these operators."""
-    scores.dtype = ir.DataType.FLOAT
+    scores.type = ir.TensorType(ir.DataType.FLOAT)
     scores.shape = ir.Shape([x.shape[0] if x.shape is not None and len(x.shape) else None, columns])
 
 

@@ -1,4 +1,4 @@
-"""GroupQueryAttention: fewer heads of keys and values than of queries, a cache that each sample fills as far as it goes."""
+"""GroupQueryAttention: fewer heads of keys and values than of queries, and a cache that is filled per sample."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def _free_reshape(graph: ir.Graph, node: ir.Node, size: int, rewritten: dict[str
     if key not in rewritten:
         name = f"onnxlrp/any_batch{len(rewritten)}"
         value = ir.Value(name=name, const_value=ir.tensor(dims, name=name))
-        value.dtype, value.shape = ir.DataType.INT64, ir.Shape(dims.shape)
+        value.type, value.shape = ir.TensorType(ir.DataType.INT64), ir.Shape(dims.shape)
         graph.register_initializer(value)
         rewritten[key] = value
     node.replace_input_with(1, rewritten[key])

@@ -73,7 +73,8 @@ def _slice_operands(node: ir.Node, body: ir.Graph) -> None:
 def _assume_states(node: ir.Node, body: ir.Graph, model: ir.Model) -> None:
     """Give the states the shape they start with, and forget what a turn does not keep."""
     for value, dtype in zip(body.inputs, (ir.DataType.INT64, ir.DataType.BOOL), strict=False):
-        value.dtype, value.shape = value.dtype or dtype, value.shape if value.shape is not None else ir.Shape([])
+        value.type = value.type if value.dtype else ir.TensorType(dtype)
+        value.shape = value.shape if value.shape is not None else ir.Shape([])
     states = list(zip(node.inputs[2:], body.inputs[2:], body.outputs[1:], strict=False))
     for start, state, _ in states:
         if start is not None:

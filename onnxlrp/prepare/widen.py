@@ -57,7 +57,7 @@ def is_rounding(value: ir.Value) -> bool:
 def _cast_behind(graph: ir.Graph, value: ir.Value) -> None:
     node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT}, name=f"{value.name}/widened")
     wide = node.outputs[0]
-    wide.name, wide.dtype, wide.shape = f"{value.name}/float32", ir.DataType.FLOAT, value.shape
+    wide.name, wide.type, wide.shape = f"{value.name}/float32", ir.TensorType(ir.DataType.FLOAT), value.shape
     users = [use for use in value.uses() if use.node is not node]
     for use in users:
         use.node.replace_input_with(use.idx, wide)
@@ -91,6 +91,7 @@ def _cast_in_front(graph: ir.Graph, value: ir.Value, declared: ir.DataType) -> i
     name = value.name
     value.name = f"{name}/float32"
     node = ir.node("Cast", [value], {"to": declared}, name=f"{name}/narrowed")
-    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, declared, value.shape
+    narrow = node.outputs[0]
+    narrow.name, narrow.type, narrow.shape = name, ir.TensorType(declared), value.shape
     graph.append(node)
-    return node.outputs[0]
+    return narrow

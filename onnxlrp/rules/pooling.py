@@ -119,7 +119,7 @@ def winner_indices(step: Step) -> ir.Value:
     indices = node.outputs[1]
     if not indices.name:
         indices.name = f"lrp/{node.name}/winner_indices"
-    indices.dtype = ir.DataType.INT64
+    indices.type = ir.TensorType(ir.DataType.INT64)
     return indices
 
 
