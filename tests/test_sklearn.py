@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from nets import Net
 
-from onnxlrp import ChoiceError, Explainer
+from onnxlrp import ChoiceError, Explainer, NoRule
 from onnxlrp.checks import verify
 
 sklearn = pytest.importorskip("sklearn")
@@ -23,6 +23,7 @@ from sklearn import (  # noqa: E402
     decomposition,
     ensemble,
     gaussian_process,
+    impute,
     linear_model,
     mixture,
     multiclass,
@@ -253,3 +254,21 @@ def test_votes_of_machines_pass_relevance_on_to_their_decisions() -> None:
     model, found = explained(voting, FLOWERS, KINDS)
     assert [int(found.label(row)) for row in range(len(found))] == model.predict(FLOWERS[::30]).tolist()
     assert np.abs(found.relevance["x"]).sum(axis=1).all()
+
+
+def test_a_label_that_is_not_the_largest_score_is_told() -> None:
+    """onnxruntime gives the two columns of a binary machine without probabilities in reverse."""
+    model, found = explained(svm.SVC(kernel="linear"), FLOWERS, np.where(TWO, "tall", "small"))
+    assert found.label(0) != model.predict(FLOWERS[:1])[0]
+    assert "calls sample 0 'small', and gives the largest of its scores to 'tall'" in found.warnings[0]
+    agreed = explained(linear_model.LogisticRegression(), FLOWERS, NUMBERED)[1]
+    assert not any("calls sample" in text for text in agreed.warnings)
+
+
+def test_coefficients_that_do_not_fit_the_columns_are_refused() -> None:
+    """skl2onnx 1.20 leaves out the indicator columns of an imputer."""
+    gaps = np.where(np.arange(len(FLOWERS))[:, None] % 5 == np.arange(4), np.nan, FLOWERS).astype(np.float32)
+    model = join(impute.SimpleImputer(add_indicator=True), linear_model.LogisticRegression()).fit(gaps, KINDS)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=17)
+    with pytest.raises(NoRule, match="its 24 coefficients do not fit 3 scores of 4 columns"):
+        Explainer(exported.SerializeToString())

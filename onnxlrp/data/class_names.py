@@ -22,7 +22,7 @@ def class_names(model: Model) -> Names | None:
     The dictionaries of a ZipMap count first, then the table that an output of labels is looked up in, then the
     classifiers inside.
     """
-    for places in (_of_dictionaries, _behind_labels, _of_classifiers):
+    for places in (_of_dictionaries, _of_labels, _of_classifiers):
         found = set(places(model.graph))
         if found:
             names = found.pop()
@@ -33,6 +33,11 @@ def class_names(model: Model) -> Names | None:
 def names_for(count: int | None, names: Names | None) -> Names | None:
     """The names of `count` scores: a single score of two classes speaks for the second, and against the first."""
     return names[1:] if names is not None and count == 1 and len(names) == 2 else names
+
+
+def label_output(model: Model) -> tuple[str, Names] | None:
+    """The output that names the predicted class, and what it calls the classes; None where there is none."""
+    return next(_behind_labels(model.graph), None)
 
 
 def _of_dictionaries(graph: ir.Graph) -> Iterator[Names]:
@@ -47,18 +52,22 @@ def _of_classifiers(graph: ir.Graph) -> Iterator[Names]:
             yield names
 
 
-def _behind_labels(graph: ir.Graph) -> Iterator[Names]:
+def _of_labels(graph: ir.Graph) -> Iterator[Names]:
+    return (names for _, names in _behind_labels(graph))
+
+
+def _behind_labels(graph: ir.Graph) -> Iterator[tuple[str, Names]]:
     facts = Facts(graph, (), lambda node: ())
     for output in graph.outputs:
         node = _before_moves(output) if output.dtype in (ir.DataType.INT64, ir.DataType.STRING) else None
         if node is None:
             continue
         if names := _listed(node):
-            yield names
+            yield output.name or "", names
         elif node.op_type in ("ArrayFeatureExtractor", "Gather"):
             table, chosen = facts.constant(node.inputs[0]), _before_moves(node.inputs[1])
             if table is not None and table.squeeze().ndim == 1 and chosen is not None and chosen.op_type in _CHOICES:
-                yield tuple(map(_text, table.squeeze().tolist()))
+                yield output.name or "", tuple(map(_text, table.squeeze().tolist()))
 
 
 def _listed(node: ir.Node) -> Names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -45,6 +45,24 @@ def caveats(
             yield f"The relevance of '{name}' holds NaN or infinity."
 
 
+def other_label(target: Any, found: Found, labelled: tuple[str, Sequence[str]] | None) -> Iterator[str]:
+    """Where the model calls a sample otherwise than its largest score says: by a threshold, votes, or another order.
+
+    target : class per sample        labelled : the output of labels, and its names of the classes
+    """
+    given = found.outputs.get(labelled[0]) if labelled is not None else None
+    if labelled is None or given is None or not isinstance(target, list) or given.shape != (len(target),):
+        return
+    names = labelled[1]
+    pairs = [(str(label), names[index]) for label, index in zip(given, target, strict=True) if index < len(names)]
+    row = next((row for row, (label, name) in enumerate(pairs) if label in names and label != name), None)
+    if row is not None:
+        yield (
+            f"The model itself calls sample {row} '{pairs[row][0]}', and gives the largest of its scores to "
+            f"'{pairs[row][1]}', which is explained. Give the class as target to explain the other."
+        )
+
+
 def _why_nothing(output: Output, plan: Plan, *, gradient: bool) -> str:
     """Where nothing arrives: the model chooses by position, or is made of steps; "" where neither is so."""
     choosers = chosen_by_position(output.tensor)
@@ -83,10 +101,15 @@ def _violation(name: str, array: np.ndarray[Any, Any], box: ZBox) -> str:
 
 def _unusual_share(conservation: Conservation) -> Iterator[str]:
     """Where far less or far more relevance arrived than was seeded."""
-    shares = np.abs(conservation.ratio[np.isfinite(conservation.ratio)])
-    if shares.size and not ((shares >= LITTLE) & (shares <= MUCH)).all():
-        yield (
-            f"{float(np.median(shares)):.2%} of the seeded relevance arrived (median over samples): biases, "
-            "stabilisers or rules that do not conserve took or made the rest. `onnxlrp verify` shows at which layer; "
-            "bias='distribute' gives the biases' share back."
-        )
+    shares = np.abs(conservation.ratio)
+    known = shares[np.isfinite(shares)]
+    unusual = np.flatnonzero((shares < LITTLE) | (shares > MUCH))
+    if not unusual.size:
+        return
+    middle = float(np.median(known))
+    alike = middle < LITTLE or middle > MUCH
+    share, whose = (middle, "median over samples") if alike else (float(shares[unusual[0]]), f"sample {unusual[0]}")
+    yield (
+        f"{share:.2%} of the seeded relevance arrived ({whose}): biases, stabilisers or rules that do not conserve "
+        "took or made the rest. `onnxlrp verify` shows at which layer; bias='distribute' gives the biases' share back."
+    )

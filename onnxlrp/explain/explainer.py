@@ -13,10 +13,10 @@ import onnx_ir as ir
 
 from onnxlrp.compat import find_compat
 from onnxlrp.compile import Compiled, Request, compile_model, find_inputs, plan_for
-from onnxlrp.data.class_names import class_names, names_for
+from onnxlrp.data.class_names import class_names, label_output, names_for
 from onnxlrp.data.sidecar import Sidecar
 from onnxlrp.errors import ChoiceError, Unsupported
-from onnxlrp.explain.caveats import caveats
+from onnxlrp.explain.caveats import caveats, other_label
 from onnxlrp.explain.choices import (
     at_least_one,
     known_bias,
@@ -41,7 +41,7 @@ from onnxlrp.presets import Box, find_preset
 from onnxlrp.rules.named import parse_rule
 from onnxlrp.session import Arrays
 from onnxlrp.storage import write_model
-from onnxlrp.target import Resolved, Target, resolve
+from onnxlrp.target import LARGEST, Resolved, Target, resolve
 from onnxlrp.version import VERSION
 
 
@@ -330,6 +330,12 @@ class Explainer:
         compiled.feeding = Feeding(inputs, self.output, self.batch_size)
         return AveragedRun(self.method.runner, compiled, self._forward, self.explained)
 
+    @cached_property
+    def _labelled(self) -> tuple[str, Sequence[str]] | None:
+        """The output that names the predicted class, where it has a name for each score."""
+        found = label_output(self.model)
+        return found if found is not None and len(found[1]) == self.output.classes else None
+
     def _output_shape(self) -> list[Any]:
         shape = self.output.asked.shape
         return [d if isinstance(d, int) else d.value for d in shape] if shape is not None else []
@@ -340,12 +346,15 @@ class Explainer:
         plan = None if isinstance(self.method, Probe) else self.compiled.plan
         conservation = arrived(found) if self.method.name == "lrp" else None
         notes = [note for session in self._run.sessions for note in session.notes]
+        target = target_found(resolved, found, self.output)
+        if int(resolved.target[0]) == LARGEST and self._labelled is not None:
+            notes.extend(other_label(target, found, self._labelled))
         return Explanation(
             self.method.name,
             self.preset,
             found.relevance,
             found.outputs,
-            target_found(resolved, found, self.output),
+            target,
             found.score,
             conservation,
             feeds,

@@ -111,9 +111,16 @@ def _shaped(scores: ir.Value, x: ir.Value, columns: int) -> None:
 
 def _linear(node: Fused, rows: int) -> ir.Value:
     """x · Wᵀ + b."""
-    weights = np.asarray(node.attribute("coefficients"), np.float32).reshape(rows, -1)
+    numbers = np.asarray(node.attribute("coefficients"), np.float32)
+    shape = node.x().shape
+    columns = shape[-1] if shape else None
+    if numbers.size % rows or (isinstance(columns, int) and numbers.size != rows * columns):
+        raise Unsupported(f"its {numbers.size} coefficients do not fit {rows} scores of {columns} columns")
+    weights = numbers.reshape(rows, -1)
     bias = np.asarray(node.attribute("intercepts") or [0.0] * rows, np.float32)
-    return node.emit.Gemm(as_floats(node), weights, bias, transB=1)
+    scores = node.emit.Gemm(as_floats(node), weights, bias, transB=1)
+    _shaped(scores, node.x(), rows)
+    return scores
 
 
 @lowered("LinearRegressor", domain=ML)
