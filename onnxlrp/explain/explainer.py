@@ -323,7 +323,8 @@ class Explainer:
         if isinstance(self.method, Probe):
             return ForwardRun(self.method.runner, self._forward, self.explained, self.batch_size)
         outputs = [value.name or "" for value in self.model.graph.outputs]
-        compiled = CompiledRun(self.model, self.compiled, self._feeding, outputs, self.providers)
+        asked = self.output.asked.name or ""
+        compiled = CompiledRun(self.model, self.compiled, self._feeding, outputs, asked, self.providers)
         if isinstance(self.method, Pass):
             return compiled
         inputs = [value for value in self.compiled.model.graph.inputs if value.const_value is None]

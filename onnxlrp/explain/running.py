@@ -88,21 +88,30 @@ class Forward:
 
 
 class CompiledRun:
-    """One pass of the joint model per slice of the batch."""
+    """One pass of the joint model per slice of the batch.
+
+    asked : the explained output's name in the file, which in the joint model of a quantised file is the deployed copy's
+    """
 
     def __init__(
-        self, model: Model, compiled: Compiled, feeding: Feeding, outputs: Sequence[str], providers: Providers
+        self,
+        model: Model,
+        compiled: Compiled,
+        feeding: Feeding,
+        outputs: Sequence[str],
+        asked: str,
+        providers: Providers,
     ) -> None:
         self.model, self.compiled, self.feeding = model, compiled, feeding
-        self.outputs, self.providers = outputs, providers
+        self.outputs, self.asked, self.providers = outputs, asked, providers
 
     @cached_property
     def session(self) -> Session:
         """Over the joint model; where an inner tensor is explained, it is an output too."""
         model = self.compiled.model
-        if self.compiled.output.asked not in model.graph.outputs:
+        if self.asked not in {value.name for value in model.graph.outputs}:
             model = model.clone()
-            model.graph.outputs.append(find_tensor(model.graph, self.compiled.output.asked.name or "", "output"))
+            model.graph.outputs.append(find_tensor(model.graph, self.asked, "output"))
         with ours(self.model, self.providers):
             return Session(model, self.providers)
 
@@ -120,7 +129,7 @@ class CompiledRun:
         relevance = {source: found[name] for source, name in compiled.relevance.items()}
         outputs = {name: found[name] for name in self.outputs if name in found}
         score = np.atleast_1d(found[compiled.score]).astype(np.float64)
-        return Found(relevance, outputs, score, found[compiled.output.asked.name or ""])
+        return Found(relevance, outputs, score, found[self.asked])
 
     def _with_rank(self, seed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The seed with the output's rank, as the compiled model declares it."""
