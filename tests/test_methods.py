@@ -352,3 +352,19 @@ def test_every_method_reads_an_inner_tensor(method: str) -> None:
     found = explain(model, X, method, inputs=["hidden"], **options)
     assert found.shape == hidden.shape
     assert relative(found, explain(upper, hidden, method, **options)) < 1e-5
+
+
+# --- nothing arrives -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [[3.0], [3.0, 0.2]], ids=["all", "one of two"])
+def test_a_saturated_score_has_no_gradient_and_says_so(samples: list[float]) -> None:
+    net = Net()
+    y = net.Clip(
+        net.MatMul(net.input("x", ["batch", 1]), net.weight(np.ones((1, 2)))), net.weight(0.0), net.weight(1.0)
+    )
+    explainer = Explainer(net.model(y), "sensitivity", providers="cpu")
+    result = explainer.explain(np.array(samples, np.float32)[:, None])
+    assert result.relevance["x"].any(axis=1).tolist() == [value < 1 for value in samples]
+    (warning,) = result.warnings
+    assert warning.startswith("Every gradient " + ("is 0" if len(samples) == 1 else "of sample 0 of 2 is 0"))

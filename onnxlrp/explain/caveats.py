@@ -21,6 +21,9 @@ LITTLE, MUCH = 0.1, 10.0
 BEYOND = 1e-4
 """Share of a box's width by which an input may leave it unmentioned: what rounding makes."""
 
+SATURATED = "there the score does not answer to small changes of the input, as behind a saturated Clip or Relu."
+WITHOUT_SLOPES = "Take a method that does not look at slopes: lrp, occlusion or finite-difference with a large step."
+
 
 def caveats(
     found: Found, feeds: Arrays, output: Output, plan: Plan | None, conservation: Conservation | None
@@ -40,6 +43,8 @@ def caveats(
         yield from _unusual_share(conservation)
     if nothing:
         yield nothing
+    elif plan is not None and conservation is None and output.batched:
+        yield from _some_flat(found)
     for name, array in found.relevance.items():
         if not np.isfinite(array).all():
             yield f"The relevance of '{name}' holds NaN or infinity."
@@ -64,7 +69,7 @@ def other_label(target: Any, found: Found, labelled: tuple[str, Sequence[str]] |
 
 
 def _why_nothing(output: Output, plan: Plan, *, gradient: bool) -> str:
-    """Where nothing arrives: the model chooses by position, or is made of steps; "" where neither is so."""
+    """Where nothing arrives: the model chooses by position, is made of steps or is saturated; "" where none is so."""
     choosers = chosen_by_position(output.tensor)
     if choosers:
         return (
@@ -74,9 +79,18 @@ def _why_nothing(output: Output, plan: Plan, *, gradient: bool) -> str:
     if gradient and plan.steps:
         return (
             f"Every gradient is 0: {plan.steps[0]} is constant almost everywhere, and so is the model. "
-            "Take a method that does not look at slopes: lrp, occlusion or finite-difference with a large step."
+            + WITHOUT_SLOPES
         )
-    return ""
+    return f"Every gradient is 0: {SATURATED} {WITHOUT_SLOPES}" if gradient else ""
+
+
+def _some_flat(found: Found) -> Iterator[str]:
+    """Samples of a batch that have no gradient though others have."""
+    maps = [array for array in found.relevance.values() if len(array) == len(found.score)]
+    flat = np.flatnonzero([not any(array[sample].any() for array in maps) for sample in range(len(found.score))])
+    if maps and flat.size:
+        numbers = ", ".join(map(str, flat[:5])) + (", …" if flat.size > 5 else "")
+        yield f"Every gradient of sample {numbers} of {len(found.score)} is 0: {SATURATED} {WITHOUT_SLOPES}"
 
 
 def _outside_box(feeds: Arrays, plan: Plan) -> Iterator[str]:
