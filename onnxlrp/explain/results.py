@@ -35,6 +35,8 @@ def target_found(resolved: Resolved, found: Found, output: Output) -> Any:
     if first != LARGEST:
         targets = [int(target) for target in resolved.target]
         return targets * len(found.score) if len(targets) == 1 else targets
+    if found.asked is None:
+        return resolved.shown
     y = as_samples(found.asked, output)
     best = y.reshape(len(y), -1).argmax(axis=1)
     if int(np.prod(y.shape[2:], dtype=np.int64)) == 1:

@@ -37,13 +37,13 @@ FORM = "prepared form"
 @dataclass(frozen=True)
 class Found:
     """relevance : per explained tensor        outputs : the model's own        score : explained value per sample
-    asked : the explained output, or its logits
+    asked : the explained output, or its logits; None where the joint model of a quantised file has no such tensor
     """
 
     relevance: Arrays
     outputs: Arrays
     score: np.ndarray[Any, Any]
-    asked: np.ndarray[Any, Any]
+    asked: np.ndarray[Any, Any] | None
 
 
 class Run(Protocol):
@@ -111,7 +111,8 @@ class CompiledRun:
         model = self.compiled.model
         if self.asked not in {value.name for value in model.graph.outputs}:
             model = model.clone()
-            model.graph.outputs.append(find_tensor(model.graph, self.asked, "output"))
+            made = (value for node in model.graph for value in node.outputs)
+            model.graph.outputs.extend([value for value in made if value.name == self.asked])
         with ours(self.model, self.providers):
             return Session(model, self.providers)
 
@@ -129,7 +130,7 @@ class CompiledRun:
         relevance = {source: found[name] for source, name in compiled.relevance.items()}
         outputs = {name: found[name] for name in self.outputs if name in found}
         score = np.atleast_1d(found[compiled.score]).astype(np.float64)
-        return Found(relevance, outputs, score, found[self.asked])
+        return Found(relevance, outputs, score, found.get(self.asked))
 
     def _with_rank(self, seed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """The seed with the output's rank, as the compiled model declares it."""
