@@ -1,4 +1,4 @@
-"""The names that a model's file gives its classes: texts, or whole numbers that are not 0, 1, 2…"""
+"""The names that a model's file gives its classes: texts, or whole numbers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ _CHOICES = frozenset({"ArgMax", "TopK", "Greater", "GreaterOrEqual", "Less", "Le
 
 
 def class_names(model: Model) -> Names | None:
-    """In the order of the classes; None where the file names none, or several sets, or calls them by their index.
+    """In the order of the classes; None where the file names none, or several sets.
 
-    The dictionaries of a ZipMap count first, then the table that an output of labels is looked up in, then the
-    classifiers inside.
+    The dictionaries of a ZipMap count first, then the table or encoder that an output of labels is looked up in, then
+    the classifiers inside.
     """
+    graph = (model.as_read or model.proto).graph
     for places in (_of_dictionaries, _of_labels, _of_classifiers):
-        found = set(places(model.graph))
+        found = set(places(graph))
         if found:
             names = found.pop()
-            return None if found or names == tuple(map(str, range(len(names)))) else names
+            return names if not found else None
     return None
 
 
@@ -62,7 +63,7 @@ def _behind_labels(graph: ir.Graph) -> Iterator[tuple[str, Names]]:
         node = _before_moves(output) if output.dtype in (ir.DataType.INT64, ir.DataType.STRING) else None
         if node is None:
             continue
-        if names := _listed(node):
+        if names := _listed(node) or _encoded(node):
             yield output.name or "", names
         elif node.op_type in ("ArrayFeatureExtractor", "Gather"):
             table, chosen = facts.constant(node.inputs[0]), _before_moves(node.inputs[1])
@@ -74,6 +75,16 @@ def _listed(node: ir.Node) -> Names:
     """The classes in a classifier's attributes."""
     lists = (node.attributes[name].value for name in _LISTS if node.domain and name in node.attributes)
     return next((tuple(map(_text, values)) for values in lists if len(values)), ())
+
+
+def _encoded(node: ir.Node) -> Names:
+    """What a LabelEncoder makes of the indices 0, 1, 2…"""
+    keys = node.attributes.get("keys_int64s")
+    values = next((node.attributes[n] for n in ("values_strings", "values_int64s") if n in node.attributes), None)
+    if node.op_type != "LabelEncoder" or keys is None or values is None:
+        return ()
+    names = dict(zip(keys.as_ints(), map(_text, values.value), strict=True))
+    return tuple(names[i] for i in range(len(names))) if set(names) == set(range(len(names))) else ()
 
 
 def _before_moves(value: ir.Value | None) -> ir.Node | None:

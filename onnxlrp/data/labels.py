@@ -30,10 +30,13 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def index_of(label: str, labels: Sequence[str] | None) -> int:
-    """The index of a label, or of a number written as text.  Errors: ChoiceError with the closest labels."""
+    """The index of a label, or of a number written as text.  Errors: ChoiceError with the closest labels.
+
+    Where the labels are numbers themselves, such as 3, 5 and 8, a number is one of them and never an index.
+    """
     if labels is not None and label in labels:
         return list(labels).index(label)
-    if label.lstrip("-").isdigit():
+    if _is_number(label) and not (labels and all(map(_is_number, labels))):
         return int(label)
     if labels is None:
         raise ChoiceError(
@@ -47,6 +50,10 @@ def index_of(label: str, labels: Sequence[str] | None) -> int:
 def shown_label(index: int, labels: Sequence[str] | None) -> str:
     """The name of a class, or its number."""
     return labels[index] if labels is not None and index < len(labels) else str(index)
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 def _indexed(lines: list[str], path: Path) -> tuple[str, ...]:
