@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxlrp import lists
+from onnxlrp.body import write_copy
 from onnxlrp.emit import Emit
 from onnxlrp.errors import Defect, Unsupported, at_node
 from onnxlrp.graph import FLOATS, MASKED
@@ -174,7 +175,7 @@ class _Body:
         """Write the nodes of the graph with other inputs in place of its own."""
         twins = dict(self._origins) | dict(zip(self.inputs, inputs, strict=True))
         graph = self._inside.subgraph.graph
-        _write_copy(graph, emit, twins)
+        write_copy(graph, emit, twins)
         outputs = [twins.get(value, value) for value in self.outputs]
         return _Copy(self._inside.region.on(emit.graph, twins), emit, outputs, self._step, self._walker, twins)
 
@@ -210,31 +211,3 @@ class _Copy:
             self.kept[name] = emit.Add(self.kept[name], total) if name in self.kept else total
 
         return account
-
-
-def _write_copy(graph: ir.Graph, emit: Emit, twins: dict[ir.Value, ir.Value]) -> None:
-    """Append a graph's nodes, their tensors under new names, and note every tensor's twin."""
-    clone = graph.clone(allow_outer_scope_values=True)
-    substitutes = dict(twins)
-    for value, inside in zip(graph.inputs, clone.inputs, strict=True):
-        substitutes[inside] = twins[value]
-    for weight, name in zip(graph.initializers.values(), list(clone.initializers), strict=True):
-        inside = clone.initializers.pop(name)
-        inside.name = emit.new_name(name)
-        emit.graph.register_initializer(inside)
-        twins[weight] = inside
-    nodes = list(clone)
-    for original, node in zip(graph, nodes, strict=True):
-        twins.update(zip(original.outputs, node.outputs, strict=True))
-    for node in clone.all_nodes():
-        for index, operand in enumerate(node.inputs):
-            if operand in substitutes:
-                node.replace_input_with(index, substitutes[operand])
-        for output in node.outputs:
-            output.name = emit.new_name(output.name) if output.name else output.name
-    for nested in clone.subgraphs():
-        for value in [*nested.inputs, *nested.initializers.values()]:
-            value.name = emit.new_name(value.name or "value")
-    del clone.outputs[:]
-    clone.remove(nodes)
-    emit.graph.extend(nodes)

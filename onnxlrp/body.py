@@ -1,4 +1,4 @@
-"""The writer of a branch or of a loop's body."""
+"""The writer of a branch or of a loop's body, and of copies of one."""
 
 from __future__ import annotations
 
@@ -50,3 +50,31 @@ class BodyEmit(Emit):
         if rank is not None:
             output.shape, output.type = ir.Shape([None] * rank), ir.TensorType(dtype or ir.DataType.FLOAT)
         self.graph.outputs.append(output)
+
+
+def write_copy(graph: ir.Graph, emit: Emit, twins: dict[ir.Value, ir.Value]) -> None:
+    """Append a graph's nodes, their tensors under new names, and note every tensor's twin."""
+    clone = graph.clone(allow_outer_scope_values=True)
+    substitutes = dict(twins)
+    for value, inside in zip(graph.inputs, clone.inputs, strict=True):
+        substitutes[inside] = twins[value]
+    for weight, name in zip(graph.initializers.values(), list(clone.initializers), strict=True):
+        inside = clone.initializers.pop(name)
+        inside.name = emit.new_name(name)
+        emit.graph.register_initializer(inside)
+        twins[weight] = inside
+    nodes = list(clone)
+    for original, node in zip(graph, nodes, strict=True):
+        twins.update(zip(original.outputs, node.outputs, strict=True))
+    for node in clone.all_nodes():
+        for index, operand in enumerate(node.inputs):
+            if operand in substitutes:
+                node.replace_input_with(index, substitutes[operand])
+        for output in node.outputs:
+            output.name = emit.new_name(output.name) if output.name else output.name
+    for nested in clone.subgraphs():
+        for value in [*nested.inputs, *nested.initializers.values()]:
+            value.name = emit.new_name(value.name or "value")
+    del clone.outputs[:]
+    clone.remove(nodes)
+    emit.graph.extend(nodes)

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from onnxlrp.body import BodyEmit
 from onnxlrp.emit import Emit
-from onnxlrp.graph import KEPT, operands, upstream
+from onnxlrp.graph import KEPT, operands, subgraphs, upstream
 from onnxlrp.lowering import has_view
 from onnxlrp.model import Model
 from onnxlrp.prepare.lower import lower
@@ -30,20 +31,20 @@ ROUNDING = frozenset({QUANTIZE, DYNAMIC})
 
 def is_quantised(graph: ir.Graph) -> bool:
     """Whether some node rounds to, reads or computes in quantised numbers."""
-    return any(node.op_type in ROUNDING or node.op_type == DEQUANTIZE or has_view(node) for node in graph)
+    return any(node.op_type in ROUNDING or node.op_type == DEQUANTIZE or has_view(node) for node in graph.all_nodes())
 
 
 def float_view(model: Model) -> ir.Model:
     """The graph that relevance walks: a copy of the model's, with what computes in integers written out in floats."""
     view = model.copy()
-    if any(map(has_view, view.graph)):
+    if any(map(has_view, view.graph.all_nodes())):
         lower(view, integers=True)
-    for node in [node for node in view.graph if node.op_type in (QUANTIZE, DEQUANTIZE)]:
-        _hold_ends(view.graph, node)
+    for node in [node for node in view.graph.all_nodes() if node.op_type in (QUANTIZE, DEQUANTIZE)]:
+        _hold_ends(node)
     return view
 
 
-def _hold_ends(graph: ir.Graph, node: ir.Node) -> None:
+def _hold_ends(node: ir.Node) -> None:
     """Let nothing flow into a scale or zero point that is fed or computed from what is fed."""
     for index, operand in list(enumerate(node.inputs))[1:]:
         if operand is None or not _is_fed(operand):
@@ -52,7 +53,8 @@ def _hold_ends(graph: ir.Graph, node: ir.Node) -> None:
         held.outputs[0].name = held.name
         held.outputs[0].type, held.outputs[0].shape = operand.type, operand.shape
         held.metadata_props[KEPT] = "a scale says what one step is worth, and is no signal"
-        graph.insert_before(node, held)
+        assert isinstance(node.graph, ir.Graph)
+        node.graph.insert_before(node, held)
         node.replace_input_with(index, held.outputs[0])
 
 
@@ -71,9 +73,9 @@ def keep_deployed(joint: ir.Model, deployed: ir.Model, emit: Emit) -> dict[ir.Va
     graph = joint.graph
     view = list(graph)
     seen = {value.name or "": value for node in view for value in node.outputs}
-    rounded = [value for value in seen.values() if _rounds_once(value)]
+    rounded = [value for value in seen.values() if _rounds_once(value) or _rounds_inside(value)]
     names = {value.name for value in deployed.graph.inputs}
-    _dequantize_in_plain_arithmetic(graph, view, emit)
+    _dequantize_in_plain_arithmetic(graph, emit)
     _read_apart(graph, [value for value in graph.inputs if value.name in names])
     twins = _moved_in(graph, deployed)
     anchors = {value: twins[value.name or ""] for value in rounded if value.name in twins}
@@ -102,18 +104,32 @@ def _rounds_once(value: ir.Value) -> bool:
     return not twice and not any(use.node.op_type == QUANTIZE for floats in behind for use in floats.uses())
 
 
+def _rounds_inside(value: ir.Value) -> bool:
+    """Whether a tensor comes out of a branch or loop that rounds, which nothing is fused across."""
+    node = value.producer()
+    return node is not None and any(map(is_quantised, subgraphs(node)))
+
+
 def _rounded(node: ir.Node) -> bool:
     maker = node.inputs[0].producer() if node.inputs[0] is not None else None
     return maker is not None and maker.op_type == QUANTIZE
 
 
-def _dequantize_in_plain_arithmetic(graph: ir.Graph, view: list[ir.Node], emit: Emit) -> None:
-    """Written as DequantizeLinear, it would be shared with the deployed copy, which then could not be fused."""
-    for node in view:
-        if node.op_type != DEQUANTIZE:
-            continue
-        with emit.serving(node.name or DEQUANTIZE, **{"onnxlrp.node": node.name or ""}):
-            written = dequantized(emit, node)
+def _dequantize_in_plain_arithmetic(graph: ir.Graph, emit: Emit) -> None:
+    """Written as DequantizeLinear, it would be shared with the deployed copy, which then could not be fused.
+
+    In branches and bodies onnxruntime would fuse it with what is behind, and fails where a scale stands outside.
+    """
+    for node in [node for node in graph.all_nodes() if node.op_type == DEQUANTIZE]:
+        assert isinstance(node.graph, ir.Graph)
+        stamp = {"onnxlrp.node": node.name or ""}
+        if node.graph is graph:
+            with emit.serving(node.name or DEQUANTIZE, **stamp):
+                written = dequantized(emit, node)
+        else:
+            inner = BodyEmit(emit, node.graph)
+            with inner.placed(node, node.name or DEQUANTIZE, **stamp):
+                written = dequantized(inner, node)
         _read_instead(node.outputs[0], written)
 
 

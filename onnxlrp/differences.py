@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from onnxlrp.deployed import is_quantised
+from onnxlrp.errors import Unsupported
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
 from onnxlrp.findings import Finding
+from onnxlrp.straight import straightened
 from onnxlrp.unrounded import without_casts_to_half, without_rounding
 
 NAME = "finite differences agree with the compiled gradient"
@@ -53,7 +55,10 @@ def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
         return Finding(NAME, True, None, None, "", "not applicable: no floating-point input is explained")
     random = np.random.default_rng(seed)
     point = feeds | {n: nearby(feeds[n], random) for n in floats}
-    forward, detail = _differentiable(gradient, point)
+    try:
+        forward, detail = _differentiable(gradient, point)
+    except Unsupported as error:
+        return Finding(NAME, True, None, None, "", f"not applicable: it rounds inside, and {error}")
     probe = _Probe(forward, point, frozen_seed(gradient, point))
     if not np.isfinite(probe.here):
         return Finding(NAME, True, None, None, "", "not applicable: the model's own output is not finite here")
@@ -73,7 +78,8 @@ def _differentiable(gradient: Explainer, point: Arrays) -> tuple[Explainer, str]
     """What differences are taken of: the model, or, where it rounds, the model without its rounding."""
     model = without_casts_to_half(gradient.model)
     if is_quantised(model.graph):
-        model = without_rounding(model, point, gradient.providers)
+        straight = straightened(model, point, is_quantised, gradient.providers)
+        model = without_rounding(straight, point, gradient.providers)
     if model is gradient.model:
         return gradient, ""
     smooth = gradient.over(model, "finite-difference", batch_size=max(map(len, map(np.atleast_1d, point.values()))))

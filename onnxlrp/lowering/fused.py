@@ -121,6 +121,20 @@ class Fused:
         node.metadata_props[READ_AS] = "StraightThrough"
         return value
 
+    def as_deployed(self, views: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+        """The outputs of this node as it stands; gradient and relevance go to their float views."""
+        found: list[ir.Value | None] = []
+        for actual, view in zip(self.kept(), views, strict=False):
+            if view is None or view is actual:
+                found.append(actual)
+                continue
+            value = self.emit.CastLike(actual, view)
+            node = value.producer()
+            assert node is not None
+            node.metadata_props[READ_AS] = "Deployed"
+            found.append(value)
+        return found
+
 
 Lowered = ir.Value | Sequence[ir.Value | None]
 """One value per output, None where the lowering does not give it; the value itself for operators with one output."""

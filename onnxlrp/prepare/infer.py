@@ -8,7 +8,7 @@ import onnx.defs
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from onnxlrp.graph import subgraphs
+from onnxlrp.graph import READ_AS, subgraphs
 from onnxlrp.rules.registry import Family, lookup
 
 DOUBTFUL = "onnxlrp.doubtful"
@@ -35,9 +35,7 @@ def _infer(model: ir.Model, keep: Set[str | None]) -> None:
     """One run of inference.  keep : tensors whose rank it has to take over, for it does not find it"""
     trial = model.clone()
     for node in trial.graph:
-        foreign = is_foreign(node, model.opset_imports[""])
-        if foreign:
-            read_as_standard(node)
+        foreign = read_as_standard(node, model.opset_imports[""])
         for value in node.outputs:
             if value.shape is not None and not value.is_graph_output():
                 only_rank = foreign or bool(subgraphs(node)) or value.name in keep
@@ -76,7 +74,7 @@ def _take(value: ir.Value, found: ir.Value) -> None:
         value.shape = ir.Shape([f if _is_unknown(k) else k for k, f in zip(value.shape, dims, strict=True)])
 
 
-def is_foreign(node: ir.Node, opset: int) -> bool:
+def _is_foreign(node: ir.Node, opset: int) -> bool:
     """Whether the standard does not know the operator, as onnxruntime's LayerNormalization below opset 17."""
     return bool(node.domain) or not onnx.defs.has(node.op_type, opset, node.domain)
 
@@ -88,12 +86,25 @@ def _keeps_shape(node: ir.Node) -> bool:
     return operator.derivative is not None or operator.family in (Family.NORMALISATION, Family.SOFTMAX)
 
 
-def read_as_standard(node: ir.Node) -> None:
-    """A foreign node whose output has the shape of its input, as one that inference knows, in place."""
-    quantised = node.op_type in ROUNDS and len(node.inputs) > 1
-    if not quantised and not _keeps_shape(node):
-        return
-    to = _type_behind(node) if quantised else None
+def read_as_standard(node: ir.Node, opset: int) -> bool:
+    """Rewrite a foreign node whose output is shaped like its input as one that inference knows, in place.
+
+    returns: whether the standard does not know the operator
+    """
+    if node.metadata_props.get(READ_AS) == "Deployed":
+        node.replace_input_with(0, node.inputs[1])
+        _read_as(node, None)
+    elif not _is_foreign(node, opset):
+        return False
+    elif node.op_type in ROUNDS and len(node.inputs) > 1:
+        _read_as(node, _type_behind(node))
+    elif _keeps_shape(node):
+        _read_as(node, None)
+    return True
+
+
+def _read_as(node: ir.Node, to: ir.DataType | None) -> None:
+    """An Identity, or a Cast to some type."""
     node.op_type, node.domain = ("Identity" if to is None else "Cast"), ""
     node.resize_inputs(1)
     node.attributes.clear()

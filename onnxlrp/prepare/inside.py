@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from onnxlrp.graph import SMALL, captured, subgraphs
-from onnxlrp.prepare.infer import is_foreign, read_as_standard
+from onnxlrp.prepare.infer import read_as_standard
 
 MOST_ROUNDS = 4
 """Rounds until a state's shape no longer changes: each forgets at least one size."""
@@ -134,8 +134,7 @@ def _infer(graph: ir.Graph, model: ir.Model) -> None:
                 use.node.replace_input_with(use.idx, outside)
     alone.opset_imports.update(model.graph.opset_imports)
     for node in alone.all_nodes():
-        if is_foreign(node, model.opset_imports[""]):
-            read_as_standard(node)
+        read_as_standard(node, model.opset_imports[""])
     passes.ShapeInferencePass(check_type=False, strict_mode=False)(ir.Model(alone, ir_version=model.ir_version))
     for node, inferred in zip(graph.all_nodes(), alone.all_nodes(), strict=True):
         for value, twin in zip(node.outputs, inferred.outputs, strict=True):

@@ -28,7 +28,7 @@ def lower(model: ir.Model, *, integers: bool = False) -> str:
 
     A node that cannot be lowered stays, with the reason noted: methods that only run the model do not mind, and the
     plan tells it. Often it is a shape, known once the node before it is written out: so all are asked again while some
-    go. In branches and bodies too, but for those that compute in integers.
+    go. In branches and bodies too; what computes in integers there stays, and its float view stands beside it.
     """
     graphs = (model.graph, *model.graph.subgraphs())
     outside = Emit(model.graph, model.opset_imports[""])
@@ -36,8 +36,7 @@ def lower(model: ir.Model, *, integers: bool = False) -> str:
     stay, names = set[ir.Node](), list[str]()
 
     def waiting(graph: ir.Graph) -> list[ir.Node]:
-        kept = integers and graph is model.graph
-        return [node for node in graph if node not in stay and _is_fused(node, kept)]
+        return [node for node in graph if node not in stay and _is_fused(node, integers)]
 
     while any(map(waiting, graphs)):
         fill_in_shapes(model)
@@ -100,6 +99,8 @@ def _parts(fused: Fused) -> list[ir.Value | None] | None:
     if lowering is not None:
         found = lowering(fused)
         outputs: list[ir.Value | None] = [found] if isinstance(found, ir.Value) else list(found)
+        if has_view(node) and isinstance(fused.emit, BodyEmit):
+            outputs = fused.as_deployed(outputs)
     elif (function := function_of(node, fused.opset)) is not None:
         outputs = expand(fused, function)
     elif reason := refusal(node):

@@ -203,6 +203,12 @@ def straight_through(step: Step, g: ir.Value) -> list[Contribution]:
     return [None, None, g]
 
 
+@movement("Deployed", domain=OURS)
+def deployed(step: Step, g: ir.Value) -> list[Contribution]:
+    """y = actual, the integers of the deployed model; gradient and relevance go to the float view beside it."""
+    return [None, g]
+
+
 @general("Cast", elementwise=True, nonnegative=Keeps.INPUTS)
 def cast(step: Step, g: ir.Value) -> list[Contribution]:
     """y = x in another number format. Cutting floats to whole numbers has slope 0, and relevance passes as at Floor."""
