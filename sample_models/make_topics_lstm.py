@@ -9,21 +9,15 @@ the classes are read from the mean of the states of both directions.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import onnx
 import torch
-from _common import HERE, strip_machine_metadata
-from _newsgroups import Texts, encode, load_newsgroups, vocabulary_of, write_texts_sidecar
-from make_topics_textcnn import Bag, fit, halve, measure
+from _common import strip_machine_metadata
+from _text_networks import Recipe, halve, make
 from torch import Tensor, nn
 
-SCRIPT = "sample_models/make_topics_lstm.py"
-FOLDER = HERE / "topics_lstm"
-SEED = 0
-WORDS, LENGTH, WIDE, HIDDEN = 6000, 160, 48, 64
-BAG_EPOCHS, EPOCHS = 5, 8
+WORDS, WIDE, HIDDEN = 6000, 48, 64
 
 
 class TextLstm(nn.Module):
@@ -38,17 +32,6 @@ class TextLstm(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         states, _ = self.lstm(self.embedding(tokens).transpose(0, 1))
         return self.classifier(self.drop(states.mean(0)))
-
-
-def train(texts: Texts, vocabulary: list[str], classes: int) -> TextLstm:
-    """Bag of words first: its embedding is where the LSTM begins."""
-    tokens, labels = torch.from_numpy(encode(texts.texts, vocabulary, LENGTH)), torch.from_numpy(texts.labels)
-    bag, network = Bag(classes, WORDS, WIDE), TextLstm(classes)
-    fit(bag, tokens, labels, BAG_EPOCHS, 1e-2)
-    network.embedding.weight.data.copy_(bag.embedding.weight.data)
-    network.embedding.weight.data[0] = 0
-    fit(network, tokens, labels, EPOCHS, 2e-3)
-    return network
 
 
 def export(network: nn.Module, path: Path) -> None:
@@ -69,22 +52,7 @@ def export(network: nn.Module, path: Path) -> None:
     onnx.save(model, path)
 
 
-def main() -> None:
-    """Train, export, measure, and write the sidecar and the vocabulary."""
-    torch.manual_seed(SEED)
-    torch.set_num_threads(1)
-    train_texts, test_texts, names = load_newsgroups(Path(sys.argv[1]))
-    vocabulary = vocabulary_of(train_texts.texts, WORDS)
-    network = train(train_texts, vocabulary, len(names))
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / "model.onnx"
-    export(network, path)
-    accuracy = measure(path, encode(test_texts.texts, vocabulary, LENGTH), test_texts.labels)
-    about = {"accuracy": accuracy, "test_samples": len(test_texts.labels), "script": SCRIPT}
-    exporter = f"PyTorch {torch.__version__.split('+')[0]}, torchscript"
-    write_texts_sidecar(path, vocabulary, names, {**about, "exporter": exporter})
-    print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size} bytes, accuracy {accuracy:.1%}")
-
+RECIPE = Recipe("topics_lstm", TextLstm, export, "torchscript", words=WORDS, length=160, wide=WIDE, epochs=8, rate=2e-3)
 
 if __name__ == "__main__":
-    main()
+    make(RECIPE)

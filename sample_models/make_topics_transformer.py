@@ -9,20 +9,11 @@ words ends; the classes are read from the mean of the words' states behind two b
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import torch
-from _common import HERE
-from _newsgroups import Texts, encode, load_newsgroups, vocabulary_of, write_texts_sidecar
-from make_topics_textcnn import Bag, export, fit, measure
+from _text_networks import Recipe, export_with_dynamo, make
 from torch import Tensor, nn
 
-SCRIPT = "sample_models/make_topics_transformer.py"
-FOLDER = HERE / "topics_transformer"
-SEED = 0
 WORDS, LENGTH, WIDE, HEADS, BLOCKS = 6000, 160, 48, 4, 2
-BAG_EPOCHS, EPOCHS = 5, 8
 MASKED = -1e4
 """What is added to the score of a padding token; −inf would have no softmax where a whole text is hidden."""
 
@@ -68,33 +59,18 @@ class TextTransformer(nn.Module):
         return self.classifier(self.drop(mean))
 
 
-def train(texts: Texts, vocabulary: list[str], classes: int) -> TextTransformer:
-    """Bag of words first: its embedding is where the transformer begins."""
-    tokens, labels = torch.from_numpy(encode(texts.texts, vocabulary, LENGTH)), torch.from_numpy(texts.labels)
-    bag, network = Bag(classes, WORDS, WIDE), TextTransformer(classes)
-    fit(bag, tokens, labels, BAG_EPOCHS, 1e-2)
-    network.embedding.weight.data.copy_(bag.embedding.weight.data)
-    network.embedding.weight.data[0] = 0
-    fit(network, tokens, labels, EPOCHS, 1e-3)
-    return network
-
-
-def main() -> None:
-    """Train, export, measure, and write the sidecar and the vocabulary."""
-    torch.manual_seed(SEED)
-    torch.set_num_threads(1)
-    train_texts, test_texts, names = load_newsgroups(Path(sys.argv[1]))
-    vocabulary = vocabulary_of(train_texts.texts, WORDS)
-    network = train(train_texts, vocabulary, len(names))
-    FOLDER.mkdir(exist_ok=True)
-    path = FOLDER / "model.onnx"
-    export(network, path)
-    accuracy = measure(path, encode(test_texts.texts, vocabulary, LENGTH), test_texts.labels)
-    about = {"accuracy": accuracy, "test_samples": len(test_texts.labels), "script": SCRIPT}
-    exporter = f"PyTorch {torch.__version__.split('+')[0]}, dynamo"
-    write_texts_sidecar(path, vocabulary, names, {**about, "exporter": exporter}, longest=LENGTH)
-    print(f"{path.relative_to(HERE.parent)}: {path.stat().st_size} bytes, accuracy {accuracy:.1%}")
-
+RECIPE = Recipe(
+    "topics_transformer",
+    TextTransformer,
+    export_with_dynamo,
+    "dynamo",
+    words=WORDS,
+    length=LENGTH,
+    wide=WIDE,
+    epochs=8,
+    rate=1e-3,
+    own=(("longest", LENGTH),),
+)
 
 if __name__ == "__main__":
-    main()
+    make(RECIPE)
