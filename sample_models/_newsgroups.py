@@ -65,8 +65,8 @@ def words_of(text: str) -> list[str]:
 
 
 def vocabulary_of(texts: Sequence[str], size: int) -> list[str]:
-    """Padding, unknown, and the words that stand in most texts."""
-    count = Counter(word for text in texts for word in set(words_of(text)))
+    """Padding, unknown, and the words that stand in most texts, at ties the first met."""
+    count = Counter(word for text in texts for word in dict.fromkeys(words_of(text)))
     return [PADDING, UNKNOWN, *(word for word, _ in count.most_common(size - 2))]
 
 
