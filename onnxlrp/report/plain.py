@@ -19,8 +19,18 @@ MOST_COLUMNS = 12
 """Columns without names that get a bar by number; more of them are drawn as a series."""
 
 
+class _PictureAlone:
+    """Nothing for the terminal, and nothing for `explain.json`."""
+
+    def spans(self) -> Iterator[Span]:
+        yield from ()
+
+    def notes(self) -> dict[str, Any]:
+        return {}
+
+
 @dataclass(frozen=True)
-class HeatMap:
+class HeatMap(_PictureAlone):
     """A map, and the picture it lies over.
 
     values : (height, width)        kind : "signed" or "positive"
@@ -57,15 +67,9 @@ class HeatMap:
         )
         return [heatmap, overlay]
 
-    def spans(self) -> Iterator[Span]:
-        yield from ()
-
-    def notes(self) -> dict[str, Any]:
-        return {}
-
 
 @dataclass(frozen=True)
-class Bars:
+class Bars(_PictureAlone):
     """A bar per column; without names, one per position.  values : (column,)"""
 
     title: str
@@ -80,12 +84,6 @@ class Bars:
         file = f"{stem}-bars.{suffix}"
         save_figure(folder / file, bars(self.values, self.names, self.title, kind=self.kind))
         return [file]
-
-    def spans(self) -> Iterator[Span]:
-        yield from ()
-
-    def notes(self) -> dict[str, Any]:
-        return {}
 
 
 def plain_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style) -> Shown:
