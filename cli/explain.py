@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnxlrp.data import expand
+from onnxlrp.data import expand, walked
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.heatmap import REDUCTIONS
 from onnxlrp.report.gallery import Entry, Found, Gallery
@@ -27,7 +27,7 @@ from .options import (
     provider_option,
     read_model,
 )
-from .printing import print_json, print_shown, print_table, progress, say, warn
+from .printing import note, print_json, print_shown, print_table, progress, say, warn
 from .spelling import Choice
 
 MOST_ROWS, MOST_VIEWS = 40, 3
@@ -98,12 +98,15 @@ def command(model: Path, files: tuple[str, ...], folder: Path, target: str | Non
     choices = Choices.of(given)
     read, meaning = read_model(model, choices)
     paths = expand(files, meaning.sidecar.kind)
+    if not as_json:
+        note(walked(files, meaning.sidecar.kind))
     methods = list(dict.fromkeys(given["methods"]))
     explainers = choices.explainers(read, methods, meaning)
     style = Style(given["how"], given["percentile"], given["scale"], given["suffix"], given["figure"])
     with progress("explaining") as report:
         found = Gallery(explainers, meaning, folder, style).explain(paths, _target(target), report)
     if not as_json:
+        note(found.notes)
         warn(found.warnings)
     if not found.entries:
         raise InputError("\n".join(one.reason for one in found.skipped) + "\nNothing was written.")
@@ -135,8 +138,13 @@ def _print(found: Found, folder: Path) -> None:
     print_table(rows, ("input", "predicted", "method", "target", "score", "arrived"), numbers=(4, 5))
     if len(found.entries) > MOST_ROWS:
         say(f"… and {len(found.entries) - MOST_ROWS} more, in explain.json")
+    if any(one["conservation"] and one["conservation"]["cancels"] for entry in found.entries for one in entry.results):
+        say("x of y arrived: the score y is a small rest of parts for and against it, so a share of it says little.")
     for shown in (shown for entry in found.entries[:MOST_VIEWS] for shown in entry.shown):
         print_shown(shown)
+    unseen = sum(any(True for _ in one.spans()) for entry in found.entries[MOST_VIEWS:] for one in entry.shown[:1])
+    if unseen:
+        say(f"\n… and {unseen} more inputs like these, in the files and explain.json")
     count = sum(len(entry.files) for entry in found.entries)
     document = found.document
     seconds, provider = document["seconds"], str(document["provider"]).removesuffix("ExecutionProvider")
@@ -148,13 +156,16 @@ def _rows(entry: Entry) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for number, result in enumerate(entry.results):
         kept = result["conservation"]
-        ratio = "" if kept is None else _percent(kept["ratio"])
+        told = "" if kept is None else _arrived(kept)
         score = f"{result['score']:.4g}" if isinstance(result["score"], float) else "…"
         method = " ".join(filter(None, (result["method"], result["preset"])))
         head = (entry.name, spoken(entry.predictions[:1])) if number == 0 else ("", "")
-        rows.append((*head, method, str(result["label"]), score, ratio))
+        rows.append((*head, method, str(result["label"]), score, told))
     return rows
 
 
-def _percent(ratio: float | None) -> str:
-    return "" if ratio is None else f"{100 * ratio:.3g}%"
+def _arrived(kept: dict[str, Any]) -> str:
+    """The share, or the amounts where a share would mislead."""
+    if kept["cancels"] or kept["ratio"] is None:
+        return f"{kept['arrived']:.3g} of {kept['seeded']:.3g}"
+    return f"{100 * kept['ratio']:.3g}%"

@@ -39,6 +39,12 @@ def warn(texts: Iterable[str]) -> None:
         stderr().print(f"[yellow]warning:[/yellow] {escape(text)}", highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
+def note(texts: Iterable[str]) -> None:
+    """What was chosen, on stderr."""
+    for text in texts:
+        stderr().print(f"[dim]note:[/dim] {escape(text)}", highlight=False, soft_wrap=not sys.stderr.isatty())
+
+
 def print_json(document: Any) -> None:
     click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 

@@ -10,15 +10,21 @@ import numpy as np
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
+SMALL, NEAR = 0.1, 2.0
+"""A score below this share of Σ |R| is small; of such a score a share beyond this factor is no measure of loss."""
+
+
 @dataclass(frozen=True)
 class Conservation:
     """How much of the seeded relevance arrived, per sample.
 
-    seeded   : Σ R at the output        arrived : Σ R over all explained tensors
+    seeded    : Σ R at the output        arrived : Σ R over all explained tensors
+    magnitude : Σ |R| over all explained tensors
     """
 
     seeded: np.ndarray[Any, Any]
     arrived: np.ndarray[Any, Any]
+    magnitude: np.ndarray[Any, Any]
 
     @property
     def ratio(self) -> np.ndarray[Any, Any]:
@@ -31,11 +37,21 @@ class Conservation:
         """What biases, stabilisers and rules that do not conserve kept: seeded − arrived."""
         return np.asarray(self.seeded - self.arrived)
 
-    def __str__(self) -> str:
-        def one(seeded: float, arrived: float, ratio: float) -> str:
-            return f"{arrived:.4g} of {seeded:.4g} arrived ({ratio:.1%})"
+    @property
+    def cancels(self) -> np.ndarray[Any, Any]:
+        """Where the score is a small rest of large parts for and against it, so that its share misleads."""
+        small = np.abs(self.seeded) < SMALL * self.magnitude
+        with np.errstate(invalid="ignore"):
+            near = (self.ratio >= 1 / NEAR) & (self.ratio <= NEAR)
+        return np.asarray(small & ~near)
 
-        shown = [one(*row) for row in zip(self.seeded, self.arrived, self.ratio, strict=True)]
+    def __str__(self) -> str:
+        def one(seeded: float, arrived: float, ratio: float, cancels: bool, magnitude: float) -> str:
+            share = f"the parts for and against nearly cancel, Σ|R| {magnitude:.3g}" if cancels else f"{ratio:.1%}"
+            return f"{arrived:.4g} of {seeded:.4g} arrived ({share})"
+
+        columns = (self.seeded, self.arrived, self.ratio, self.cancels, self.magnitude)
+        shown = [one(*row) for row in zip(*columns, strict=True)]
         return "; ".join(shown[:4]) + (f"; … ({len(shown)} samples)" if len(shown) > 4 else "")
 
 

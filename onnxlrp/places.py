@@ -92,10 +92,13 @@ Place = Box | Mask | Detection
 
 @dataclass(frozen=True)
 class Placed:
-    """seed : 1 where the place is, shaped like the output        inside : (height, width) of a map, else None"""
+    """seed : 1 where the place is, shaped like the output        shown : the place in words, per sample
+
+    inside : (height, width) of a map, else None
+    """
 
     seed: NDArray[np.float32]
-    shown: str
+    shown: tuple[str, ...]
     inside: NDArray[np.bool_] | None = None
 
 
@@ -127,17 +130,15 @@ def find_place(
             "else, as behind NonMaxSuppression. Name the tensor of scores before it with --output."
         )
     if isinstance(place, Detection):
-        seed, label = _detection(place, samples, labels)
-        inside = None
-    else:
-        seed, label, inside = _of_map(place, samples, labels, layout)
-    shown = f"{place} of {label}" if label else str(place)
-    return Placed(seed.reshape(y.shape), shown, inside)
+        seed, shown = _detection(place, samples, labels)
+        return Placed(seed.reshape(y.shape), shown)
+    seed, classes, inside = _of_map(place, samples, labels, layout)
+    return Placed(seed.reshape(y.shape), tuple(_with_class(str(place), label) for label in classes), inside)
 
 
 def _of_map(
     place: Box | Mask, samples: Array, labels: Sequence[str] | None, layout: str | None
-) -> tuple[NDArray[np.float32], str, NDArray[np.bool_]]:
+) -> tuple[NDArray[np.float32], list[str], NDArray[np.bool_]]:
     last = bool(layout) and str(layout).endswith("C")
     if samples.ndim not in (3, 4):
         raise ChoiceError(
@@ -154,7 +155,9 @@ def _of_map(
     return seed, _named(chosen, labels, maps.shape[1]), inside
 
 
-def _detection(place: Detection, samples: Array, labels: Sequence[str] | None) -> tuple[NDArray[np.float32], str]:
+def _detection(
+    place: Detection, samples: Array, labels: Sequence[str] | None
+) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     kept = [size for size in samples.shape[1:] if size > 1]
     if not 1 <= len(kept) <= 2:
         raise ChoiceError(
@@ -177,10 +180,10 @@ def _detection(place: Detection, samples: Array, labels: Sequence[str] | None) -
     chosen = _classes(place.label, table[rows, found], labels)
     seed = np.zeros(table.shape, np.float32)
     seed[rows, found, chosen] = 1
-    named = _named(chosen, labels, table.shape[2])
-    if place.index == BEST:
-        named = ", ".join(f"{i}" for i in found[:8]) + (f" as {named}" if named else "")
-    return (seed.swapaxes(1, 2) if turned else seed).reshape(samples.shape), named
+    best = " (best)" * (place.index == BEST)
+    classes = _named(chosen, labels, table.shape[2])
+    shown = tuple(_with_class(f"detection {i}{best}", label) for i, label in zip(found, classes, strict=True))
+    return (seed.swapaxes(1, 2) if turned else seed).reshape(samples.shape), shown
 
 
 def _classes(label: Class, sums: Array, labels: Sequence[str] | None) -> NDArray[np.intp]:
@@ -197,9 +200,13 @@ def _index(label: int | str, labels: Sequence[str] | None, count: int) -> int:
     return index
 
 
-def _named(chosen: NDArray[np.intp], labels: Sequence[str] | None, count: int) -> str:
-    """What the classes are called; nothing where there is only one."""
-    return "" if count == 1 else ", ".join(dict.fromkeys(shown_label(int(index), labels) for index in chosen))
+def _named(chosen: NDArray[np.intp], labels: Sequence[str] | None, count: int) -> list[str]:
+    """What the classes are called, per sample; nothing where there is only one."""
+    return ["" if count == 1 else shown_label(int(index), labels) for index in chosen]
+
+
+def _with_class(place: str, label: str) -> str:
+    return f"{place} of {label}" if label else place
 
 
 def _box(text: str) -> Box:

@@ -28,6 +28,7 @@ Value = Callable[[], np.ndarray[Any, Any]]
 class Resolved:
     """What goes into the compiled model, and the words for it.
 
+    each   : the words per sample, where they differ
     inside : cells (height, width) of the output's map, where the target is a box or a mask of it
     """
 
@@ -35,6 +36,7 @@ class Resolved:
     seed: np.ndarray[Any, Any]
     shown: str = ""
     inside: np.ndarray[Any, Any] | None = None
+    each: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def resolve(
     place = _place(target, labels)
     if place is not None and value is not None:
         found = find_place(place, value(), output, samples, labels, layout)
-        return Resolved(np.array([EVERYTHING], np.int64), found.seed, found.shown, found.inside)
+        shown = ", ".join(dict.fromkeys(found.shown[:8]))
+        return Resolved(np.array([EVERYTHING], np.int64), found.seed, shown, found.inside, found.shown)
     if isinstance(target, str):
         return _by_label(target, scores)
     if isinstance(target, np.floating):

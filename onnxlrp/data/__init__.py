@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from onnxlrp.data import arrays
@@ -45,10 +45,13 @@ __all__ = [
     "sample_names",
     "unflatten",
     "unprocess",
+    "walked",
 ]
 
 NOTES = frozenset({"text", "series", "tabular"})
 """Kinds whose files lie beside pictures and recordings as notes and tables."""
+
+MOST_SUFFIXES = 6
 
 
 def load(path: str | os.PathLike[str], sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
@@ -83,6 +86,18 @@ def expand(paths: Iterable[str | os.PathLike[str]], kind: str | None = None) -> 
     return list(found)
 
 
+def walked(paths: Iterable[str | os.PathLike[str]], kind: str | None = None) -> list[str]:
+    """What `expand` meets in folders, a line for each: how many files of which suffix it takes and passes over."""
+    known, lines = _known_suffixes(kind), []
+    for folder in filter(Path.is_dir, map(Path, paths)):
+        met = Counter(path.suffix.lower() or path.name for path in _visible_files(folder))
+        taken = {suffix: count for suffix, count in met.items() if suffix in known}
+        left = {suffix: count for suffix, count in met.items() if suffix not in known}
+        passed = f"; passed over: {_counted(left)}" if left else ""
+        lines.append(f"{folder}: {sum(taken.values())} files ({_counted(taken)}){passed}")
+    return lines
+
+
 def sample_names(paths: Sequence[Path]) -> list[str]:
     """A unique name per file to call its results by: the stem, or folder, stem and suffix where stems repeat."""
     stems = Counter(path.stem.lower() for path in paths)
@@ -93,8 +108,11 @@ def sample_names(paths: Sequence[Path]) -> list[str]:
 
 def _matches(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_dir():
-        found = sorted(entry for entry in path.rglob("*") if _is_known(entry, suffixes))
-        missing = f"{path}: nothing in this folder that the model could be fed ({', '.join(suffixes)})."
+        there = list(_visible_files(path))
+        found = sorted(entry for entry in there if entry.suffix.lower() in suffixes)
+        met = Counter(entry.suffix.lower() or entry.name for entry in there)
+        has = f"; it has {_counted(met)}" if met else "; it is empty"
+        missing = f"{path}: nothing in this folder that the model could be fed ({', '.join(suffixes)}){has}."
     elif path.exists():
         return [path]
     elif glob.has_magic(str(path)):
@@ -108,8 +126,15 @@ def _matches(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def _is_known(path: Path, suffixes: tuple[str, ...]) -> bool:
-    return path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file()
+def _visible_files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+
+
+def _counted(suffixes: Mapping[str, int]) -> str:
+    """The most frequent first, at most `MOST_SUFFIXES` of them."""
+    ordered = sorted(suffixes.items(), key=lambda item: (-item[1], item[0]))
+    more = sum(count for _, count in ordered[MOST_SUFFIXES:])
+    return ", ".join(f"{n} {suffix}" for suffix, n in ordered[:MOST_SUFFIXES]) + (f", {more} others" if more else "")
 
 
 def _known_suffixes(kind: str | None) -> tuple[str, ...]:

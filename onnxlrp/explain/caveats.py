@@ -58,8 +58,8 @@ def other_label(target: Any, found: Found, labelled: tuple[str, Sequence[str]] |
     given = found.outputs.get(labelled[0]) if labelled is not None else None
     if labelled is None or given is None or not isinstance(target, list) or given.shape != (len(target),):
         return
-    names = labelled[1]
-    pairs = [(str(label), names[index]) for label, index in zip(given, target, strict=True) if index < len(names)]
+    names, indices = labelled[1], [entry if isinstance(entry, int) else len(labelled[1]) for entry in target]
+    pairs = [(str(label), names[index]) for label, index in zip(given, indices, strict=True) if index < len(names)]
     row = next((row for row, (label, name) in enumerate(pairs) if label in names and label != name), None)
     if row is not None:
         yield (
@@ -114,11 +114,18 @@ def _violation(name: str, array: np.ndarray[Any, Any], box: ZBox) -> str:
 
 
 def _unusual_share(conservation: Conservation) -> Iterator[str]:
-    """Where far less or far more relevance arrived than was seeded."""
+    """Where far less or far more relevance arrived than was seeded, and the score is no small rest of large parts."""
     shares = np.abs(conservation.ratio)
     known = shares[np.isfinite(shares)]
     unusual = np.flatnonzero((shares < LITTLE) | (shares > MUCH))
     if not unusual.size:
+        return
+    if conservation.cancels[unusual].all():
+        sample = int(unusual[0])
+        yield (
+            f"The score {conservation.seeded[sample]:.3g} is a small rest of what speaks for and against it "
+            f"(Σ|R| {conservation.magnitude[sample]:.3g}): look at the parts, for shares of such a score say little."
+        )
         return
     middle = float(np.median(known))
     alike = middle < LITTLE or middle > MUCH

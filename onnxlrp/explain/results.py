@@ -15,10 +15,11 @@ from onnxlrp.target import EVERYTHING, LARGEST, Resolved, as_samples
 
 
 def arrived(found: Found) -> Conservation:
-    """Σ R over all explained tensors beside the score, per sample."""
+    """Σ R and Σ |R| over all explained tensors beside the score, per sample."""
     samples = len(found.score)
     sums = sum(_sum_per_sample(array, samples) for array in found.relevance.values())
-    return Conservation(found.score, np.asarray(sums))
+    sizes = sum(_sum_per_sample(np.abs(array), samples) for array in found.relevance.values())
+    return Conservation(found.score, np.asarray(sums), np.asarray(sizes))
 
 
 def _sum_per_sample(array: np.ndarray[Any, Any], samples: int) -> np.ndarray[Any, Any]:
@@ -31,7 +32,7 @@ def target_found(resolved: Resolved, found: Found, output: Output) -> Any:
     """The class per sample where one is explained, else the words for it."""
     first = int(resolved.target[0])
     if first == EVERYTHING:
-        return resolved.shown
+        return list(resolved.each) if len(resolved.each) == len(found.score) else resolved.shown
     if first != LARGEST:
         targets = [int(target) for target in resolved.target]
         return targets * len(found.score) if len(targets) == 1 else targets
@@ -49,6 +50,7 @@ def stacked(classes: Sequence[Explanation], seconds: float) -> Explanation:
     first = classes[0]
     relevance = {name: np.stack([one.relevance[name] for one in classes]) for name in first.relevance}
     scores = np.stack([one.score for one in classes])
-    sums = [one.conservation.arrived for one in classes if one.conservation is not None]
-    conservation = Conservation(scores, np.stack(sums)) if sums else None
+    kept = [one.conservation for one in classes if one.conservation is not None]
+    sums, sizes = [one.arrived for one in kept], [one.magnitude for one in kept]
+    conservation = Conservation(scores, np.stack(sums), np.stack(sizes)) if kept else None
     return replace(first, relevance=relevance, score=scores, conservation=conservation, target="all", seconds=seconds)

@@ -23,6 +23,7 @@ from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Explanation
 from onnxlrp.files import atomic_write, require_writable, write_json
 from onnxlrp.report import summary
+from onnxlrp.report.notes import detections_of, notes_on
 from onnxlrp.report.pictures import Painter, Sheet
 from onnxlrp.report.sheet import Shown, Style
 from onnxlrp.target import Target
@@ -75,12 +76,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Found:
-    """What a run over files gave. document : `explain.json`"""
+    """What a run over files gave.
+
+    document : `explain.json`        notes : what was chosen where nobody said it
+    """
 
     document: dict[str, Any]
     entries: list[Entry]
     skipped: list[Skipped]
     warnings: list[str]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class Gallery:
         self._skipped: list[Skipped] = []
         self._waiting: list[tuple[Entry, Sheet]] = []
         self._warnings: dict[str, str] = {}
+        self._notes: list[str] = []
+        self._lists_detections = False
         self._steps, self._done, self._total = 0, 0.0, 0.0
         self._report: Progress | None = None
 
@@ -124,8 +131,12 @@ class Gallery:
         self._total, self._report = float(len(paths) * self._steps), progress
         if any(path.suffix.lower() in PICTURES + VIDEOS for path in paths):
             self._warn(self.meaning.warning)
+        first = self.explainers[0]
+        self._notes = list(notes_on(first, chosen=target is not None))
+        self._lists_detections = detections_of(first) is not None
+        asked = "detection:best" if target is None and self._lists_detections else target
         for group in self._groups(self._load(paths)):
-            self._explain_group(group, target)
+            self._explain_group(group, asked)
         self._draw_waiting()
         self._judge()
         order = {path: position for position, path in enumerate(paths)}
@@ -133,7 +144,7 @@ class Gallery:
         document = self._document(target, time.perf_counter() - started)
         if self._entries:
             write_json(self.folder / "explain.json", document)
-        return Found(document, self._entries, self._skipped, list(self._warnings.values()))
+        return Found(document, self._entries, self._skipped, list(self._warnings.values()), self._notes)
 
     # --- loading -----------------------------------------------------------------------------------------------------
 
@@ -198,7 +209,7 @@ class Gallery:
 
     def _take(self, one: _Loaded, results: list[Explanation], position: int) -> None:
         """Write what was found for one sample."""
-        top = summary.predictions(self.explainers[0], results[0], position)
+        top = [] if self._lists_detections else summary.predictions(self.explainers[0], results[0], position)
         entry = Entry(one.path, one.sample.name, top, warnings=list(one.sample.warnings))
         for explanation in results:
             entry.results.append(summary.result_as_dict(explanation, position))
@@ -255,6 +266,8 @@ class Gallery:
 
     def _judge(self) -> None:
         """Doubt predictions that are hardly better than chance."""
+        if self._lists_detections:
+            return
         tops = [entry.predictions[0].probability for entry in self._entries if entry.predictions]
         classes = summary.class_count(self.explainers[0])
         self._warn(summary.miscounted(self.explainers[0]))
@@ -276,6 +289,7 @@ class Gallery:
             "inputs": [entry.as_dict() for entry in self._entries],
             "skipped": [{"path": str(one.path), "reason": one.reason} for one in self._skipped],
             "warnings": list(self._warnings.values()),
+            "notes": self._notes,
         }
         return dict(summary.as_json(document))
 

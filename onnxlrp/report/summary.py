@@ -125,7 +125,7 @@ def miscounted(explainer: Explainer) -> str:
     return f"There are {len(labels)} labels for {classes} classes, so names may be wrong. Is the list of labels right?"
 
 
-def conservation_of(explanation: Explanation, sample: int) -> dict[str, float] | None:
+def conservation_of(explanation: Explanation, sample: int) -> dict[str, Any] | None:
     """Sums of one sample; None for methods that conserve nothing."""
     kept = explanation.conservation
     if kept is None or kept.seeded.ndim > 1:
@@ -133,7 +133,9 @@ def conservation_of(explanation: Explanation, sample: int) -> dict[str, float] |
     return {
         "seeded": float(kept.seeded[sample]),
         "arrived": float(kept.arrived[sample]),
+        "magnitude": float(kept.magnitude[sample]),
         "ratio": float(kept.ratio[sample]),
+        "cancels": bool(kept.cancels[sample]),
     }
 
 

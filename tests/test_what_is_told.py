@@ -1,0 +1,115 @@
+"""What `explain` tells of choices that nobody made: files of a folder, detections, outputs, scores near zero."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from click.testing import CliRunner, Result
+from onnxlrp_cli import main
+from PIL import Image
+
+import onnxlrp
+from onnxlrp.data import walked
+from onnxlrp.report.notes import detections_of
+
+DEMO = Path(onnxlrp.__file__).parent / "demo"
+
+
+def run(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert "Traceback" not in result.output
+    return result
+
+
+def detector(numbers: int) -> onnx.ModelProto:
+    """Sixteen detections of a picture (N, 3, 4, 4), one per pixel, with so many numbers each; and a second output."""
+    proto = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17]> g (float[N, 3, 4, 4] image)
+            => (float[N, 16, {numbers}] boxes, float[N, 3, 4, 4] features) {{
+            s = Conv (image, w)
+            f = Reshape (s, flat)
+            boxes = Transpose <perm = [0, 2, 1]> (f)
+            features = Relu (image)
+        }}"""
+    )
+    weight = np.random.default_rng(0).standard_normal((numbers, 3, 1, 1)).astype(np.float32)
+    flat = np.array([0, numbers, 16], np.int64)
+    proto.graph.initializer.extend([onnx.numpy_helper.from_array(a, n) for n, a in (("w", weight), ("flat", flat))])
+    return proto
+
+
+@pytest.mark.parametrize("numbers", [1, 5])
+def test_of_a_detector_the_best_detection_is_explained_and_said(numbers: int, tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    onnx.save(detector(numbers), model)
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    result = run("explain", model, tmp_path / "a.png", "-o", tmp_path / "out", "--preprocessing", "0-1")
+    document = json.loads((tmp_path / "out" / "explain.json").read_text())
+    found = document["inputs"][0]
+    assert found["predictions"] == []
+    assert found["results"][0]["label"].startswith("detection ") and "(best)" in found["results"][0]["label"]
+    assert "top class" not in result.stderr
+    assert "lists 16 detections and no classes" in result.stderr
+    assert ("--target detection:best:1" in result.stderr) == (numbers > 1)
+    assert "Of 2 outputs, 'boxes' is explained. --output takes another: features." in result.stderr
+    chosen = run("explain", model, tmp_path / "a.png", "-o", tmp_path / "out", "--target", "detection:3", "--json")
+    assert json.loads(chosen.stdout)["inputs"][0]["results"][0]["label"].startswith("detection 3")
+
+
+def test_classifiers_and_tables_list_no_detections() -> None:
+    assert detections_of(onnxlrp.Explainer(DEMO / "shapes.onnx")) is None
+    rows = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 5, 3] x) => (float[N, 5, 3] y) { y = Relu (x) }'
+    )
+    assert detections_of(onnxlrp.Explainer(rows)) is None
+
+
+def test_a_folder_says_what_is_taken_and_what_is_passed_over(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("circle.png", "square.png"):
+        shutil.copy(DEMO / name, folder / "deep" / name)
+    (folder / "notes.md").write_text("a note")
+    assert walked([folder, DEMO / "circle.png"], "image") == [f"{folder}: 2 files (2 .png); passed over: 1 .md"]
+    result = run("explain", DEMO / "shapes.onnx", folder, "-o", tmp_path / "out", "--no-figure")
+    assert "2 files (2 .png); passed over: 1 .md" in result.stderr.replace("\n", " ")
+    (folder / "empty").mkdir()
+    (folder / "empty" / "b.doc").write_text("")
+    nothing = run("explain", DEMO / "shapes.onnx", folder / "empty", "-o", tmp_path / "out")
+    assert nothing.exit_code == 2
+    assert "it has 1 .doc" in nothing.stderr
+
+
+def test_a_score_near_zero_is_told_in_amounts_and_not_as_a_share(tmp_path: Path) -> None:
+    """y = 100·x₀ − 100·x₁ + 1: for x₀ ≈ x₁ the bias alone decides, and 494 % of a rest says nothing."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 2] x) => (float[N, 1] y)
+        <float[2, 1] w = {100, -100}, float[1] b = {1}> { y = Gemm (x, w, b) }"""
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.array([[1.0, 1.0025]], np.float32))
+    result = run("explain", tmp_path / "m.onnx", tmp_path / "x.npy", "-o", tmp_path / "out")
+    kept = json.loads((tmp_path / "out" / "explain.json").read_text())["inputs"][0]["results"][0]["conservation"]
+    assert kept["cancels"] and kept["magnitude"] > 100 * abs(kept["seeded"])
+    assert f"{kept['arrived']:.3g} of {kept['seeded']:.3g}" in result.stdout
+    assert "small rest of parts for and against" in result.stdout
+    assert "%" not in result.stdout
+    explanation = onnxlrp.explain(proto, np.array([[1.0, 1.0025], [1.0, 0.0]], np.float32), providers="cpu")
+    assert explanation.conservation is not None
+    assert explanation.conservation.cancels.tolist() == [True, False]
+    assert "nearly cancel" in str(explanation.conservation) and "99" in str(explanation.conservation)
+
+
+def test_inputs_after_the_third_picture_are_counted(tmp_path: Path) -> None:
+    texts = DEMO.parents[1] / "sample_models" / "topics_svm"
+    for number in range(5):
+        (tmp_path / f"{number}.txt").write_text("the space shuttle was launched into orbit")
+    result = run("explain", texts / "model.onnx", tmp_path, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "… and 2 more inputs like these" in result.stdout
