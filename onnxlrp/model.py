@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from onnxlrp.errors import ModelError, Unsupported
 from onnxlrp.exporters import exporter_of
-from onnxlrp.shapes import infer_shapes
+from onnxlrp.shapes import declare_operands, infer_shapes
 from onnxlrp.sparse import make_dense
 from onnxlrp.storage import read_skeleton
 from onnxlrp.structure import check_structure
@@ -195,6 +195,12 @@ def _map_by_loops(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.
     return onnx.inliner.inline_selected_functions(proto, [("", "SequenceMap")], inline_schema_functions=True)
 
 
+def _declare_operands(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
+    del where, notes
+    declare_operands(proto)
+    return proto
+
+
 def _infer_shapes(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelProto:
     del where
     return infer_shapes(proto, notes)
@@ -208,6 +214,7 @@ _STAGES: tuple[_Stage, ...] = (
     _unzip_maps,
     _inline_functions,
     _map_by_loops,
+    _declare_operands,
     upgrade,
     _infer_shapes,
 )

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 import onnx
 import onnx.shape_inference
 
+from onnxlrp.structure import graphs_in
+
+_KEYS = {"keys_floats": onnx.TensorProto.FLOAT, "keys_int64s": onnx.TensorProto.INT64}
+"""Attributes of LabelEncoder that tell the type of what it reads; else it is text."""
+
 
 def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     """Infer types and shapes from the inputs alone; a declaration only fills what inference leaves open.
@@ -29,6 +34,38 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     return inferred
 
 
+def declare_operands(proto: onnx.ModelProto) -> None:
+    """Give a type to what some operators read, in place: of what has none, onnx's inference of them is a segfault.
+
+    They are LabelEncoder, DictVectorizer and RegexFullMatch, up to onnx 1.23 at least. What onnx cannot infer has no
+    type: the output of a tree ensemble, or of an operator of another domain.
+    """
+    for graph in graphs_in(proto.graph):
+        typed = {value.name for value in (*graph.value_info, *graph.input) if value.type.WhichOneof("value")}
+        typed |= {tensor.name for tensor in graph.initializer}
+        for node in graph.node:
+            found = _type_read(node) if node.input and node.input[0] not in typed else None
+            if found is not None:
+                graph.value_info.append(onnx.helper.make_value_info(node.input[0], found))
+                typed.add(node.input[0])
+
+
+def _type_read(node: onnx.NodeProto) -> onnx.TypeProto | None:
+    """What an operator reads whose inference needs to know; None for all others."""
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type == "LabelEncoder":
+        tensor = given["keys_tensor"].t.data_type if "keys_tensor" in given else onnx.TensorProto.STRING
+        kind = next((kind for name, kind in _KEYS.items() if name in given), tensor)
+        return onnx.helper.make_tensor_type_proto(kind, None)
+    if node.op_type == "DictVectorizer":
+        number = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+        key = onnx.TensorProto.INT64 if "int64_vocabulary" in given else onnx.TensorProto.STRING
+        return onnx.helper.make_map_type_proto(key, number)
+    if node.op_type == "RegexFullMatch":
+        return onnx.helper.make_tensor_type_proto(onnx.TensorProto.STRING, None)
+    return None
+
+
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """The graphs that a node holds."""
     return [graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) if graph.node]
@@ -36,7 +73,13 @@ def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 
 def _forget_declarations(graph: onnx.GraphProto) -> None:
     """Take away what is declared of all tensors but the inputs, in branches and bodies too, in place."""
+    needed = {node.input[0] for node in graph.node if node.input and _type_read(node) is not None}
+    kept = [value for value in graph.value_info if value.name in needed]
     del graph.value_info[:]
+    for value in kept:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    graph.value_info.extend(kept)
     for output in graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")

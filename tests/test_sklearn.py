@@ -272,3 +272,17 @@ def test_coefficients_that_do_not_fit_the_columns_are_refused() -> None:
     exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 4]))], target_opset=17)
     with pytest.raises(NoRule, match="its 24 coefficients do not fit 3 scores of 4 columns"):
         Explainer(exported.SerializeToString())
+
+
+@pytest.mark.parametrize("opset", [9, 17])
+def test_paths_that_are_looked_up_behind_a_tree_are_read(opset: int) -> None:
+    """What a tree gives has no type for onnx, whose inference of a LabelEncoder behind it is a segfault."""
+    model = tree.DecisionTreeClassifier(max_depth=3).fit(FLOWERS, KINDS)
+    exported = skl2onnx.to_onnx(
+        model,
+        initial_types=[("x", FloatTensorType([None, 4]))],
+        options={id(model): {"decision_path": True, "zipmap": False}},
+        target_opset={"": opset, "ai.onnx.ml": 2},
+    )
+    assert "LabelEncoder" in [node.op_type for node in exported.graph.node]
+    accepted(exported.SerializeToString(), FLOWERS[::30])
