@@ -35,12 +35,14 @@ def no_explainer(model: Model) -> Model:
 
 
 def known_bias(bias: str) -> str:
+    """Errors: ChoiceError for a word that is none of `BIASES`."""
     if bias not in BIASES:
         raise ChoiceError(f"There is no bias handling '{bias}'; there are {', '.join(BIASES)}.")
     return bias
 
 
 def at_least_one(batch_size: int | None) -> int:
+    """Samples per run.  Errors: ChoiceError for none or fewer."""
     if batch_size is not None and batch_size < 1:
         raise ChoiceError(f"batch_size={batch_size}: at least one sample per run is needed.")
     return batch_size or DEFAULT_BATCH

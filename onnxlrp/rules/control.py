@@ -135,4 +135,5 @@ def _without_random(step: Step) -> None:
 
 
 def rank_of(value: ir.Value) -> int | None:
+    """How many axes a tensor has; None where nobody knows.  (`Facts.rank` insists.)"""
     return None if value.shape is None else len(value.shape)

@@ -55,11 +55,6 @@ class Ensemble:
         return bool(len(inner)) and bool((np.abs(sums[inner] - whole) <= COUNTS_AGREE * np.abs(whole)).all())
 
     @property
-    def expected_by(self) -> str:
-        """How inner nodes got their value, in words."""
-        return "training samples" if self.counted else "leaves"
-
-    @property
     def base(self) -> Floats:
         """(target,) expected output before any split: what belongs to no feature."""
         roots = self.value[self.root].sum(axis=0)

@@ -67,18 +67,22 @@ def no_signal(reason: str, *op_types: str, domain: str = "") -> None:
 
 
 def find(unit: Unit) -> Operator | None:
+    """The record of a layer; None where there is none."""
     return _OPERATORS.get((unit.domain, unit.op_type))
 
 
 def lookup(op_type: str, domain: str = "") -> Operator | None:
+    """The record of an operator; None where there is none."""
     return _OPERATORS.get((domain, op_type))
 
 
 def operators() -> Iterator[Operator]:
+    """Every record, in the order of registration."""
     yield from _OPERATORS.values()
 
 
 def no_signal_operators() -> dict[tuple[str, str], str]:
+    """(domain, operator) → why nothing flows through it."""
     return dict(_NO_SIGNAL)
 
 
