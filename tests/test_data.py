@@ -14,6 +14,7 @@ from PIL import Image
 
 from onnxlrp.data import Sidecar, expand, load, load_image, preprocess, sample_names, unflatten, unprocess
 from onnxlrp.data.sample import LOADERS, Sample, loader
+from onnxlrp.data.sidecar import KINDS
 from onnxlrp.errors import InputError
 
 FLOAT = np.dtype(np.float32)
@@ -250,16 +251,20 @@ def test_a_kind_without_a_loader_is_an_error_that_lists_the_loaders(
         load(tmp_path / "a.wav", Sidecar(), [IMAGE])
 
 
-def test_a_new_kind_is_one_registered_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LOADERS, "audio", LOADERS["image"])  # so that what is registered below goes away again
+def test_a_new_kind_is_one_registered_function(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setitem(LOADERS, "points", LOADERS["image"])  # so that what is registered below goes away again
+    request.addfinalizer(lambda: KINDS.remove("points"))
 
-    @loader("audio", (".wav",))
-    def load_sound(path: Path, sidecar: Sidecar, inputs: Any) -> Sample:
+    @loader("points", (".ply",))
+    def load_points(path: Path, sidecar: Sidecar, inputs: Any) -> Sample:
         return Sample(sidecar.kind or path.stem, {inputs[0].name: np.zeros(3, np.float32)})
 
-    (tmp_path / "a.wav").write_bytes(b"RIFF")
-    assert load(tmp_path / "a.wav", Sidecar(kind="audio"), [IMAGE]).name == "audio"
-    assert expand([tmp_path]) == [tmp_path / "a.wav"]
+    (tmp_path / "a.ply").write_bytes(b"ply")
+    (tmp_path / "model.toml").write_text('kind = "points"\n', encoding="utf-8")
+    assert load(tmp_path / "a.ply", Sidecar.read(tmp_path / "model.toml"), [IMAGE]).name == "points"
+    assert expand([tmp_path]) == [tmp_path / "a.ply"]
 
 
 def test_folders_globs_and_files_expand_sorted_and_once(tmp_path: Path) -> None:

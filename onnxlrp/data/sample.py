@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.data.sidecar import Sidecar
+from onnxlrp.data.sidecar import KINDS, Sidecar
 from onnxlrp.errors import InputError
 
 Dimension = int | str | None
@@ -68,10 +68,11 @@ LOADERS: dict[str, Registered] = {}
 
 
 def loader(kind: str, suffixes: tuple[str, ...]) -> Callable[[Loader], Loader]:
-    """Register the loader of one sidecar kind."""
+    """Register the loader of one sidecar kind; sidecars may name it from then on."""
 
     def register(function: Loader) -> Loader:
         LOADERS[kind] = Registered(function, suffixes)
+        KINDS.extend({kind}.difference(KINDS))
         return function
 
     return register

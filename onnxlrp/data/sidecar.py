@@ -36,8 +36,11 @@ from onnxlrp.files import atomic_write
 if TYPE_CHECKING:
     from onnxlrp.data.guess import Guess
 
+KINDS = ["tensor"]
+"""Kinds of input that a sidecar may name: arrays as they are, and one per loader (see `sample.loader`)."""
+
 KEYS: dict[str, fields.Check] = {
-    "kind": fields.one_of("image", "text", "video", "series", "tabular", "audio", "tensor"),
+    "kind": lambda value: fields.one_of(*KINDS)(value),
     "name": fields.text,
     "layout": fields.axis_letters,
     "size": fields.height_width,
