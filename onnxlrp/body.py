@@ -36,7 +36,7 @@ class BodyEmit(Emit):
     def first_inputs(self, values: Sequence[ir.Value]) -> None:
         """Put some of the inputs in front, in this order."""
         rest = [value for value in self.graph.inputs if value not in values]
-        del self.graph.inputs[:]
+        self.graph.inputs.clear()
         self.graph.inputs.extend([*values, *rest])
 
     def give(self, value: ir.Value, rank: int | None = None, dtype: ir.DataType | None = None) -> None:
@@ -55,6 +55,7 @@ class BodyEmit(Emit):
 def write_copy(graph: ir.Graph, emit: Emit, twins: dict[ir.Value, ir.Value]) -> None:
     """Append a graph's nodes, their tensors under new names, and note every tensor's twin."""
     clone = graph.clone(allow_outer_scope_values=True)
+    clone.outputs.clear()
     substitutes = dict(twins)
     for value, inside in zip(graph.inputs, clone.inputs, strict=True):
         substitutes[inside] = twins[value]
@@ -75,6 +76,5 @@ def write_copy(graph: ir.Graph, emit: Emit, twins: dict[ir.Value, ir.Value]) -> 
     for nested in clone.subgraphs():
         for value in [*nested.inputs, *nested.initializers.values()]:
             value.name = emit.new_name(value.name or "value")
-    del clone.outputs[:]
     clone.remove(nodes)
     emit.graph.extend(nodes)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from onnxlrp.blame import ours
 from onnxlrp.compile import Compiled, Request, compile_model
-from onnxlrp.differences import gradient_agrees, nearby
+from onnxlrp.differences import gradient_agrees, nearby, sizes_among
 from onnxlrp.errors import ModelError
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
@@ -23,12 +23,13 @@ from onnxlrp.findings import Finding, LedgerRow, Verdict
 from onnxlrp.ledger import BY_DESIGN, UNEXPLAINED, Ledger
 from onnxlrp.made_up import sample_input
 from onnxlrp.model import Model, Source, read
+from onnxlrp.plan import Decision
 from onnxlrp.prepare import prepare
 from onnxlrp.prepare.dynamic_batch import fixed_batch
 from onnxlrp.presets import Box, Layer
 from onnxlrp.rules.decompositions import Epsilon, Rule
 from onnxlrp.rules.registry import Family
-from onnxlrp.rules.simple import EachLayer, Pass, Route, WinnerTakesAll
+from onnxlrp.rules.simple import EachLayer, Own, Pass, Route, WinnerTakesAll
 from onnxlrp.session import Session, run_in_own_batch
 
 FORWARD_TOLERANCE = 1e-4
@@ -193,19 +194,19 @@ def _lrp0_is_gradient_times_input(
     """
     name = "LRP-0 equals gradient × input"
     plan = gradient.plan
-    other = sorted(
-        {d.unit.op_type for d in plan.all() if not _is_homogeneous(d.operator.family_for(d.signals), d.unit.op_type)}
-    )
+    other = sorted({d.unit.op_type for d in plan.all() if not _is_homogeneous(d)})
     if other:
         return Finding(name, True, None, None, "", f"not applicable: the model has {', '.join(other[:5])}")
     random = np.random.default_rng(seed)
-    feeds = {n: nearby(a, random) if a.dtype.kind == "f" else a for n, a in feeds.items()}
+    moved = {n: nearby(a, random) for n, a in feeds.items() if a.dtype.kind == "f"}
+    sizes = sizes_among(gradient, feeds, moved)
+    feeds = feeds | {n: array for n, array in moved.items() if n not in sizes}
     zero = compile_model(model, _lrp0_request(gradient))
     found = Session(zero.model, shared["providers"], optimise=False).run(feeds)
     derivative = Session(gradient.compiled.model, shared["providers"], optimise=False).run(feeds)
     worst = 0.0
     for source, output in zero.relevance.items():
-        if source not in feeds or feeds[source].dtype.kind != "f":
+        if source not in feeds or feeds[source].dtype.kind != "f" or not feeds[source].size:
             continue  # a token has relevance, and no gradient × input
         expected = feeds[source] * derivative[gradient.compiled.relevance[source]]
         scale = float(np.abs(expected).max()) or 1.0
@@ -213,9 +214,14 @@ def _lrp0_is_gradient_times_input(
     return Finding(name, worst <= LRP0_TOLERANCE, worst, LRP0_TOLERANCE, "relative")
 
 
-def _is_homogeneous(family: Family, op_type: str) -> bool:
+def _is_homogeneous(decision: Decision) -> bool:
+    """Whether LRP-0 hands on what gradient × input does: not past operands that shape a linear map."""
+    operator, signals = decision.operator, decision.signals
+    family = operator.family_for(signals)
+    if family is Family.POINTWISE:
+        return decision.unit.op_type in HOMOGENEOUS
     linear = family in (Family.LINEAR, Family.SUM, Family.MOVEMENT, Family.CHOICE, Family.CONTROL)
-    return linear or (family is Family.POINTWISE and op_type in HOMOGENEOUS)
+    return linear and not any(index in operator.parameters for index in signals)
 
 
 def _lrp0_request(gradient: Explainer) -> Request:
@@ -223,9 +229,10 @@ def _lrp0_request(gradient: Explainer) -> Request:
 
 
 def _lrp0(layer: Layer) -> tuple[Rule, str]:
+    own = layer.operator.relevance is not None
     rules: dict[Family, Callable[[], Rule]] = {
-        Family.MOVEMENT: Route,
-        Family.CHOICE: WinnerTakesAll,
+        Family.MOVEMENT: Own if own else Route,
+        Family.CHOICE: Own if own else WinnerTakesAll,
         Family.POINTWISE: Pass,
         Family.CONTROL: EachLayer,
     }

@@ -7,7 +7,7 @@ confirms it, and where none does, nothing is claimed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from onnxlrp.deployed import is_quantised
-from onnxlrp.errors import Unsupported
+from onnxlrp.errors import InputError, Unsupported
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
 from onnxlrp.findings import Finding
@@ -50,11 +50,13 @@ def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
     Next to it, because an image's flat background ties in max pooling, and there is no derivative at a tie. Half of
     each direction is the gradient itself, so that the difference stands out of float32's rounding.
     """
-    floats = [n for n in gradient.explained if n in feeds and feeds[n].dtype.kind == "f"]
+    random = np.random.default_rng(seed)
+    moved = {n: nearby(feeds[n], random) for n in gradient.explained if n in feeds and feeds[n].dtype.kind == "f"}
+    sizes = sizes_among(gradient, feeds, moved)
+    floats = [n for n in moved if n not in sizes and moved[n].size]
     if not floats:
         return Finding(NAME, True, None, None, "", "not applicable: no floating-point input is explained")
-    random = np.random.default_rng(seed)
-    point = feeds | {n: nearby(feeds[n], random) for n in floats}
+    point = feeds | {n: moved[n] for n in floats}
     try:
         forward, detail = _differentiable(gradient, point)
     except Unsupported as error:
@@ -72,6 +74,21 @@ def gradient_agrees(gradient: Explainer, feeds: Arrays, seed: int) -> Finding:
         return Finding(NAME, True, None, None, "", "not applicable: every difference drowns in float32's rounding")
     worst = max(errors)
     return Finding(NAME, worst.excess <= TOLERANCE, worst.off, TOLERANCE + worst.room, "relative", detail)
+
+
+def sizes_among(gradient: Explainer, feeds: Arrays, moved: Arrays) -> list[str]:
+    """Inputs that say how large something is (the scales of a Resize, a depth): there is no slope along them."""
+
+    def keep_the_size(names: Iterable[str]) -> bool:
+        try:
+            return bool(gradient.forward_value(feeds | {n: moved[n] for n in names}).shape == size)
+        except InputError:
+            return False
+
+    if len(moved) < 2:
+        return []
+    size = gradient.forward_value(feeds).shape
+    return [] if keep_the_size(moved) else [name for name in moved if not keep_the_size([name])]
 
 
 def _differentiable(gradient: Explainer, point: Arrays) -> tuple[Explainer, str]:
@@ -97,7 +114,7 @@ def frozen_seed(explainer: Explainer, feeds: Arrays) -> np.ndarray[Any, Any]:
 
 def nearby(array: np.ndarray[Any, Any], random: np.random.Generator) -> np.ndarray[Any, Any]:
     """The array with noise of 1 % of its range."""
-    scale = 0.01 * float(np.ptp(array)) or 0.01
+    scale = 0.01 * float(np.ptp(array)) or 0.01 if array.size else 0.0
     return np.asarray(array + scale * random.standard_normal(array.shape), array.dtype)
 
 
@@ -204,4 +221,6 @@ class _Probe:
         return self.point | {n: (self.point[n] + amount * d).astype(self.point[n].dtype) for n, d in direction.items()}
 
     def _score(self, feeds: Arrays) -> float:
-        return float((self.explainer.forward_value(feeds).astype(np.float64) * self.seed).sum())
+        """NaN where another size is given than at the point."""
+        y = self.explainer.forward_value(feeds)
+        return float((y.astype(np.float64) * self.seed).sum()) if y.shape == self.seed.shape else np.nan

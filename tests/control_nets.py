@@ -223,6 +223,36 @@ def branches(sign: float) -> Net:
     return Net(nodes, inputs, [tensor("y", "batch", HIDDEN)], feeds, constants)
 
 
+def branch_that_is_a_constant() -> Net:
+    """The branch not taken has no nodes: its weight is what it gives, as PyTorch writes an empty bag of embeddings."""
+    weight = helper.make_tensor("nothing", TensorProto.FLOAT, [1, HIDDEN], [0.5] * HIDDEN)
+    then = helper.make_graph([], "then", [], [tensor("nothing", 1, HIDDEN)], [weight])
+    other = graph([node("MatMul", ["row", "W"], ["a"])], [], [tensor("a", 1, HIDDEN)])
+    inside = [
+        node("Identity", ["go"], ["more"]),
+        node("Slice", ["x", "i1", "i2"], ["row"]),
+        node("ReduceSum", ["row"], ["total"], keepdims=0),
+        node("Less", ["total", "little"], ["empty"]),
+        node("If", ["empty"], ["out"], then_branch=then, else_branch=other),
+    ]
+    inside[1:1] = [node("Unsqueeze", ["i", "zeros"], ["i1"]), node("Add", ["i1", "one"], ["i2"])]
+    body = graph(
+        inside,
+        [whole("i"), truth("go")],
+        [truth("more"), tensor("out", 1, HIDDEN)],
+    )
+    nodes = [node("Loop", ["turns", "yes"], ["rows"], body=body), node("Squeeze", ["rows", "one"], ["y"])]
+    constants = {
+        "W": W,
+        "little": np.float32(-100),
+        "zeros": np.zeros(1, np.int64),
+        "one": np.ones(1, np.int64),
+        "turns": np.int64(BATCH),
+        "yes": np.bool_(True),
+    }
+    return Net(nodes, [tensor("x", BATCH, WIDE)], [tensor("y", "n", HIDDEN)], {"x": numbers(BATCH, WIDE)}, constants)
+
+
 def branch_inside_scan_inside_loop() -> Net:
     """Tensors of all levels are read at the deepest one."""
     then = graph([node("Mul", ["s_new", "deep"], ["p"])], [], [tensor("p", 3)])
@@ -413,6 +443,7 @@ NETS: dict[str, Callable[[], Net]] = {
     "a Loop whose state grows": loop_that_grows,
     "a branch, taken": lambda: branches(1.0),
     "the other branch": lambda: branches(-1.0),
+    "a branch that is a constant": branch_that_is_a_constant,
     "a branch in a Scan in a Loop": branch_inside_scan_inside_loop,
     "fused operators in a branch in a Loop": lambda: fused_in_a_loop(True),
     "fused operators in the other branch": lambda: fused_in_a_loop(False),

@@ -277,6 +277,7 @@ def _own_cases() -> dict[str, list[tuple[str, onnx.ModelProto, dict[str, Array]]
         _own("cast_to_double", "Cast", [x], to=TensorProto.DOUBLE),
         _own("cast_to_float", "Cast", [x.astype(np.float64)], to=TensorProto.FLOAT),
         _own("cast_like_double", "CastLike", [x, np.zeros(1)]),
+        _own("stft_without_a_part_axis", "STFT", [_floats(2, 20), np.array(4, np.int64), _floats(8)]),
         _own("clip_only_upper_bound", "Clip", [x, None, np.float32(0.3)]),
         _own("concat_same_tensor_sizes", "Concat", [x, _floats(3, 1, 4), _floats(3, 2, 4)], axis=-2),
         _own("slice_step_1_clamped", "Slice", [x, _ints(-9, 1), _ints(2, 99), _ints(-2, 0)]),

@@ -218,7 +218,7 @@ class Explainer:
             )
         model = self.compiled.model.clone()
         kept = [value for value in model.graph.outputs if value.name != self.compiled.score]
-        del model.graph.outputs[:]
+        model.graph.outputs.clear()
         model.graph.outputs.extend(kept)
         write_model(model, Path(path))
 

@@ -58,7 +58,16 @@ class Feeding:
         return {name: self._checked(np.asarray(x[name]), value) for name, value in self.inputs.items()}
 
     def _checked(self, array: np.ndarray[Any, Any], value: ir.Value) -> np.ndarray[Any, Any]:
-        return check_array(array, value, self.fixed_batch, takes_missing(value))
+        array = check_array(array, value, self.fixed_batch, takes_missing(value))
+        if 0 in array.shape and not self._may_be_empty(array, value):
+            raise InputError(f"The input '{value.name}' is empty: shape {list(array.shape)}.")
+        return array
+
+    def _may_be_empty(self, array: np.ndarray[Any, Any], value: ir.Value) -> bool:
+        """A size of 0 is declared; or it is left open and not the batch, beside other inputs: no past steps, say."""
+        dims = list(value.shape or ())
+        batch_is_empty = bool(array.ndim) and len(array) == 0 and dims[:1] != [0]
+        return 0 in dims or (len(self.inputs) > 1 and not batch_is_empty)
 
     @cached_property
     def fixed_batch(self) -> int | None:
@@ -75,6 +84,11 @@ class Feeding:
         if len(set(counts.values())) > 1:
             raise InputError(f"The inputs hold different numbers of samples: {counts}.")
         return next(iter(counts.values()), 1)
+
+    def _batch_is_declared(self) -> bool:
+        """Whether axis 0 of the first input has one size, and axis 0 of others another one, so that none is free."""
+        shape = next(iter(self.inputs.values())).shape
+        return self.fixed_batch is None and shape is not None and bool(len(shape)) and isinstance(shape[0], int)
 
     def _is_batched(self, name: str) -> bool:
         """Whether axis 0 of an input counts samples, as that of the first input does."""
@@ -101,7 +115,8 @@ class Feeding:
         """
         unbatched = [name for name in feeds if name in self.inputs and not self._is_batched(name)]
         size = self.fixed_batch or self.batch_size
-        at_once = self.fixed_batch in (None, samples) and (samples <= size or not self.counted)
+        may_be_cut = self.counted and not self._batch_is_declared()
+        at_once = self.fixed_batch in (None, samples) and (samples <= size or not may_be_cut)
         if not self.batched or at_once or len(unbatched) == len(feeds):
             found = run(feeds)
             if count is not None:
@@ -147,8 +162,6 @@ def check_array(
                 raise InputError(
                     f"The input '{name}' has shape {dims}, and got {list(array.shape)} (axis {axis}: {s}, not {d})."
                 )
-    if 0 in array.shape:
-        raise InputError(f"The input '{name}' is empty: shape {list(array.shape)}.")
     if array.dtype.kind == "f" and not nonfinite_is_fine and not np.isfinite(array).all():
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(

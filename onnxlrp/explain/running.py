@@ -197,7 +197,7 @@ class ForwardRun:
         """The cut model with the explained tensor as its only output, and how it is fed."""
         model = cut_model(self.forward.model, self.explained).copy()
         value = find_tensor(model.graph, self.forward.output.tensor.name or "", "tensor")
-        del model.graph.outputs[:]
+        model.graph.outputs.clear()
         model.graph.outputs.append(value)
         feeding = Feeding(model.graph.inputs, self.forward.output, self.batch_size)
         return Session(model, self.forward.providers), feeding

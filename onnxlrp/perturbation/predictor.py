@@ -72,7 +72,7 @@ class Predictor:
             return self._forward.session, self._forward.feeding
         model = cut_model(self.model, self.tensors).copy()
         value = find_tensor(model.graph, self.output.tensor.name or "", "tensor")
-        del model.graph.outputs[:]
+        model.graph.outputs.clear()
         model.graph.outputs.append(value)
         return Session(model, self.explainer.providers), Feeding(model.graph.inputs, self.output, self.batch_size)
 

@@ -41,7 +41,7 @@ def _write_out(node: ir.Node, branch: ir.Graph, names: set[str | None]) -> None:
     graph, results = node.graph, list(branch.outputs)
     assert isinstance(graph, ir.Graph)
     written = list(branch)
-    del branch.outputs[:]
+    branch.outputs.clear()
     branch.remove(written)
     for weight in list(branch.initializers.values()):
         del branch.initializers[weight.name or ""]

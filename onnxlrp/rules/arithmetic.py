@@ -121,14 +121,17 @@ register(
 
 
 def _pow_vjp(step: Step, g: ir.Value) -> list[Contribution]:
-    """∂x^p/∂x = p·x^(p−1); ∂x^p/∂p = y·ln x where x > 0."""
+    """∂x^p/∂x = p·x^(p−1), and 0 where that is infinite, as for Sqrt; ∂x^p/∂p = y·ln x where x > 0."""
     emit, x = step.emit, step.x(0)
     contributions: list[Contribution] = [None, None]
     if step.signal(0):
         p = step.x(1)
         slope = p * emit.Pow(x, p - 1.0)
-        constant = emit.Equal(p, 0.0)
-        contributions[0] = g * emit.Where(constant, 0.0, slope)
+        known = step.constant(1)
+        if known is None or (known < 1).any():
+            infinite = emit.And(emit.Equal(x, 0.0), emit.Less(p, 1.0))
+            slope = emit.Where(emit.Or(emit.Equal(p, 0.0), infinite), 0.0, slope)
+        contributions[0] = g * slope
     if step.signal(1):
         inside = emit.Greater(x, 0.0)
         contributions[1] = g * step.y() * emit.Where(inside, emit.Log(emit.Where(inside, x, 1.0)), 0.0)

@@ -111,8 +111,11 @@ SIGNAL, STEP, WINDOW, LENGTH = range(4)
 
 @linear("STFT", factors=(SIGNAL, WINDOW), source="framing, window and F, each with its adjoint")
 def stft(step: Step) -> Bilinear:
-    """z[frame] = F (window ⊙ x[frame · step …]).  x (batch, length, 1 or 2), z (batch, frame, bin, 2)"""
-    emit, onesided = step.emit, bool(step.attribute("onesided"))
+    """z[frame] = F (window ⊙ x[frame · step …]).  x (batch, length, 1 or 2), z (batch, frame, bin, 2)
+
+    onnxruntime takes a real signal (batch, length) as well, and PyTorch exports it so.
+    """
+    emit, onesided, flat = step.emit, bool(step.attribute("onesided")), step.rank(SIGNAL) == 2
     length = step.raw(LENGTH) if step.has(LENGTH) else None
 
     def in_time(s: ir.Value) -> ir.Value:
@@ -120,18 +123,19 @@ def stft(step: Step) -> Bilinear:
         size = _frame_length(step)
         whole = fit(emit, s, 4, 2, size) if onesided else s
         back = fourier(emit, whole, 2, inverse=True) * emit.Cast(size, to=ir.DataType.FLOAT)
-        parts = emit.dim(step.raw(SIGNAL), 2) if step.rank() == 3 else emit.constant([REAL])
+        parts = emit.constant([REAL]) if flat else emit.dim(step.raw(SIGNAL), 2)
         return with_parts(emit, back, 4, parts)
 
     def adjoint(s: ir.Value, w: Contribution) -> ir.Value:
         frames = in_time(s)
         frames = frames if w is None else frames * emit.Unsqueeze(w, [-1])
         rows = emit.Reshape(frames, emit.Concat([0, -1], emit.Shape(frames, start=3), axis=0))
-        places = emit.Expand(emit.Reshape(_samples_of_frames(step), [1, -1, 1]), emit.Shape(rows))
+        rows = emit.Squeeze(rows, [2]) if flat else rows
+        places = emit.Expand(emit.Reshape(_samples_of_frames(step), [1, -1] if flat else [1, -1, 1]), emit.Shape(rows))
         return emit.ScatterElements(emit.zeros_like(step.raw(SIGNAL)), places, rows, axis=1, reduction="add")
 
     def of_window(s: ir.Value, x: Contribution) -> ir.Value:
-        frames = emit.Gather(x, _samples_of_frames(step), axis=1)
+        frames = emit.Gather(emit.Unsqueeze(x, [2]) if flat else x, _samples_of_frames(step), axis=1)
         return emit.sum(in_time(s) * frames, [0, 1, 3], keepdims=False)
 
     return Bilinear(
