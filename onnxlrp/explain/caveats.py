@@ -86,7 +86,7 @@ def _why_nothing(output: Output, plan: Plan, *, gradient: bool) -> str:
 
 def _some_flat(found: Found) -> Iterator[str]:
     """Samples of a batch that have no gradient though others have."""
-    maps = [array for array in found.relevance.values() if len(array) == len(found.score)]
+    maps = [array for array in found.relevance.values() if array.ndim and len(array) == len(found.score)]
     flat = np.flatnonzero([not any(array[sample].any() for array in maps) for sample in range(len(found.score))])
     if maps and flat.size:
         numbers = ", ".join(map(str, flat[:5])) + (", …" if flat.size > 5 else "")
