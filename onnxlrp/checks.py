@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxlrp.agreement import view_agrees
 from onnxlrp.blame import ours
 from onnxlrp.compile import Compiled, Request, compile_model
 from onnxlrp.differences import gradient_agrees, nearby, sizes_among
@@ -97,6 +98,7 @@ def verify(
     rows = ledger.rows(found[compiled.ledger or ""])
     findings = [
         _forward_equals(model, explainer, feeds, providers),
+        *view_agrees(original, feeds, providers),
         gradient_agrees(gradient, feeds, seed),
         _lrp0_is_gradient_times_input(original, gradient, feeds, shared, seed),
         _finite(compiled, found),

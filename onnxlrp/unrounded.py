@@ -23,7 +23,7 @@ from onnxlrp.graph import KEPT, READ_AS
 from onnxlrp.model import Model
 from onnxlrp.prepare import PREPARED
 from onnxlrp.prepare.widen import is_rounding
-from onnxlrp.rules.quantised import bounds, dequantized, unrounded
+from onnxlrp.rules.quantised import clipped, dequantized
 from onnxlrp.session import Arrays, Session
 
 POOLING = "MaxPool"
@@ -39,7 +39,7 @@ def without_rounding(model: Model, point: Arrays, providers: str | Sequence[str]
     for node in list(graph):
         with emit.serving(node.name or node.op_type):
             if node.op_type == QUANTIZE:
-                smooth = emit.Add(_clipped(emit, node), at_point[node.outputs[0].name or ""])
+                smooth = emit.Add(clipped(emit, node), at_point[node.outputs[0].name or ""])
                 whole.add(_in_place_of(emit, node, smooth))
             elif KEPT in node.metadata_props:
                 for value in _held(node):
@@ -78,17 +78,17 @@ def _values_at(model: Model, point: Arrays, providers: str | Sequence[str] | Non
     emit = Emit(joint.graph, model.opset)
     nodes = list(joint.graph)
     with emit.serving("unrounded"):
-        clipped = {node.outputs[0]: _clipped(emit, node) for node in nodes if node.op_type == QUANTIZE}
+        bounded = {node.outputs[0]: clipped(emit, node) for node in nodes if node.op_type == QUANTIZE}
         winners = {node.outputs[0]: _winners(emit, node) for node in nodes if node.op_type == POOLING}
     scales = [value for node in nodes if KEPT in node.metadata_props for value in _held(node)]
-    names = {value: value.name or "" for value in [*clipped, *scales, *winners]}
+    names = {value: value.name or "" for value in [*bounded, *scales, *winners]}
     anchors = keep_deployed(joint, model.copy(), emit)
     with emit.serving("rounding"):
         wanted = {
             name: emit.Cast(winners.get(value) or anchors.get(value, value), to=ir.DataType.DOUBLE)
             for value, name in names.items()
         }
-        for value, before in clipped.items():
+        for value, before in bounded.items():
             wanted[names[value]] = emit.Sub(wanted[names[value]], emit.Cast(before, to=ir.DataType.DOUBLE))
     if not wanted:
         return {}
@@ -114,11 +114,6 @@ def _winners(emit: Emit, node: ir.Node) -> ir.Value:
     """Where the largest element of every window stands in the flat input."""
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     return emit.nodes(POOLING, _input(node), outputs=2, **attributes)[1]
-
-
-def _clipped(emit: Emit, node: ir.Node) -> ir.Value:
-    lowest, highest = bounds(node.outputs[0].dtype)
-    return emit.Clip(unrounded(emit, node, _input(node)), lowest, highest)
 
 
 def _in_place_of(emit: Emit, node: ir.Node, written: ir.Value) -> ir.Value:

@@ -18,9 +18,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from quantised_cases import CASES, Case, built
 
 from onnxlrp import Explainer, read
+from onnxlrp.agreement import view_agrees
 from onnxlrp.checks import verify
 from onnxlrp.data import inputs_of, load, meaning_of
 from onnxlrp.deployed import float_view
+from onnxlrp.lowering import fused
 from onnxlrp.lowering.fused import views
 from onnxlrp.metrics import spearman
 from onnxlrp.prepare import prepare
@@ -96,6 +98,32 @@ def test_every_element_of_a_gradient_agrees_with_differences(case: Case) -> None
             expected[index] = (above - below) / 2e-3
         size = float(np.abs(expected).max()) or 1.0
         np.testing.assert_allclose(found[name].reshape(-1), expected, atol=5e-3 * size)
+
+
+@pytest.mark.parametrize("case", built(), ids=lambda case: case.name)
+def test_verify_says_how_far_a_view_lies_from_the_deployed_integers(case: Case) -> None:
+    findings = view_agrees(prepare(read(case.model())), case.feeds, "cpu")
+    assert findings and all(found.holds for found in findings), findings
+
+
+@pytest.mark.parametrize(
+    "name", ["QLinearMatMul-per_column", "QLinearAdd-of_two", "QGemm-in_floats", "MatMulNBits-four"]
+)
+def test_a_view_that_is_not_of_the_deployed_model_fails(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operands that count a tenth more."""
+    case = next(case for case in built() if case.name == name)
+    operator = case.nodes[-2 if name.endswith(("floats", "four")) else -3]
+    view = fused._VIEWS[operator.domain, operator.op_type]
+
+    def wrong(node: fused.Fused) -> Any:
+        more = node.emit.Mul(node.x(1), 1.1) if node.x(1).dtype == ir.DataType.FLOAT else node.x(1)
+        scale = node.emit.Mul(node.x(2), 1.1) if node.x(2).dtype == ir.DataType.FLOAT else node.x(2)
+        node.node.replace_input_with(1, more)
+        node.node.replace_input_with(2, scale)
+        return view(node)
+
+    monkeypatch.setitem(fused._VIEWS, (operator.domain, operator.op_type), wrong)
+    assert not all(found.holds for found in view_agrees(prepare(read(case.model())), case.feeds, "cpu"))
 
 
 def test_saturation_is_the_clip_it_implies() -> None:

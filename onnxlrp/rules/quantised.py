@@ -108,6 +108,14 @@ def unrounded(emit: Emit, node: ir.Node, x: ir.Value) -> ir.Value:
     return steps if zero is None else emit.Add(steps, spread(emit, node, zero, x))
 
 
+def clipped(emit: Emit, node: ir.Node) -> ir.Value:
+    """What a QuantizeLinear rounds, inside of where its type saturates."""
+    x = node.inputs[0]
+    assert x is not None
+    lowest, highest = bounds(node.outputs[0].dtype)
+    return emit.Clip(unrounded(emit, node, x), lowest, highest)
+
+
 def _starts_at_zero(node: ir.Node, facts: Facts) -> bool:
     """No integer stands for a negative number: the zero point is the lowest one, and the scales are positive."""
     x, scale = node.inputs[0], facts.constant(node.inputs[1])
