@@ -44,6 +44,7 @@ def assert_explained_as_deployed(model: onnx.ModelProto, feeds: dict[str, np.nda
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
     verdict = verify(model, feeds, providers="cpu")
     assert verdict.holds, str(verdict)
+    assert any("float view" in finding.check for finding in verdict.findings)
 
 
 # --- operators -------------------------------------------------------------------------------------------------------
