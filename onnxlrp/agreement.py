@@ -33,6 +33,15 @@ RELATIVE = 0.05
 """Of results in floats: some kernels round their input themselves, to 8 bits."""
 
 
+MANTISSA = {
+    ir.DataType.FLOAT8E4M3FN: 3,
+    ir.DataType.FLOAT8E4M3FNUZ: 3,
+    ir.DataType.FLOAT8E5M2: 2,
+    ir.DataType.FLOAT8E5M2FNUZ: 2,
+    ir.DataType.FLOAT4E2M1: 1,
+}
+"""Bits behind the leading one."""
+
 RESULTS_IN = FLOATS | {ir.DataType.INT32}
 
 
@@ -81,11 +90,21 @@ def _distances(
     for value, theirs, ours in zip(pairs, arrays[::2], arrays[1::2], strict=True):
         apart = np.abs(theirs - ours)
         if value in views:
+            apart = apart / _step(value.dtype, theirs)
             integers[value.name or ""] = float(apart.mean()), float(apart.max(initial=0.0))
         else:
             size = float(np.linalg.norm(theirs)) or 1.0
             relative[value.name or ""] = float(np.linalg.norm(apart)) / size
     return integers, relative
+
+
+def _step(dtype: ir.DataType | None, numbers: np.ndarray) -> np.ndarray | float:
+    """How far a number and the next one lie apart: 1 for integers, a power of two for small floats."""
+    bits = MANTISSA.get(dtype) if dtype is not None else None
+    if bits is None:
+        return 1.0
+    _, exponents = np.frexp(numbers)
+    return np.asarray(2.0 ** (exponents - 1 - bits))
 
 
 def _shown(emit: Emit, value: ir.Value) -> ir.Value:
