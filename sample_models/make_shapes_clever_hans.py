@@ -49,6 +49,7 @@ FIELDS: dict[str, Any] = {
     "mean": [0.5, 0.5, 0.5],
     "std": [0.5, 0.5, 0.5],
     "box": [-1.0, 1.0],
+    "preset": "epsilon-gamma-box",
     "labels": CLASSES,
     "logits": "logits",
 }

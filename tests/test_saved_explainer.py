@@ -176,7 +176,7 @@ def test_every_emitted_node_is_stamped_with_what_it_serves(path: Path) -> None:
         if node.name not in original and "onnxlrp.rule" in said:
             stamps[said["onnxlrp.node"]] = said["onnxlrp.rule"]
     assert stamps.keys() >= {"stem + bn", "side", "head", "pool", "join"}
-    assert stamps["side"] == "alpha-beta(2, 1)"
+    assert stamps["side"] == "gamma(0.05)"
 
 
 def test_only_standard_operators_at_the_model_s_own_opset(path: Path) -> None:

@@ -529,6 +529,22 @@ def test_reshape_by_a_computed_shape() -> None:
     assert np.allclose(found, values * data(18, 2)[:, 0].reshape(2, 3, 3), rtol=1e-5)
 
 
+def test_the_default_for_convolutions_opens_with_a_box_where_one_is_known() -> None:
+    """Each of two towers has a first convolution of its own."""
+    net = Net()
+    kernels = {name: net.weight(data(2, 2, 3, 3, seed=seed)) for seed, name in enumerate(("a", "b", "top"))}
+    towers = [net.Conv(net.input(f"x{name}", ["batch", 2, 6, 6]), kernels[name], name=name) for name in "ab"]
+    explained = Explainer(
+        net.model(net.Flatten(net.Conv(net.Relu(net.Add(*towers), out="top_in"), kernels["top"], name="top")))
+    )
+    assert explained.preset == "epsilon-gamma"
+    assert {str(explained.plan.rule_of(name)) for name in kernels} == {"gamma(0.05)"}
+    boxed = Explainer(explained.model, box=(-1.0, 1.0)).plan
+    assert [str(boxed.rule_of(name)) for name in kernels] == ["z-box(-1, 1)", "z-box(-1, 1)", "gamma(0.05)"]
+    inner = Explainer(explained.model, box=(-1.0, 1.0), inputs=["top_in"]).plan
+    assert str(inner.rule_of("top")) == "gamma(0.05)", "the box is that of the pixels"
+
+
 # --- single layers of real nets --------------------------------------------------------------------------------------
 
 

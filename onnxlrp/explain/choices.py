@@ -79,17 +79,20 @@ def require_floats(method: Method, explained: Sequence[ir.Value]) -> None:
             )
 
 
-def suited_preset(model: Model, output: Output, explained: Sequence[ir.Value], box: Box | None) -> str:
+def suited_preset(model: Model, output: Output) -> str:
     """The preset that suits the operators which the output is computed with."""
     tensor = output_in(float_view(model).graph, output).tensor
     makers = (value.producer() for value in upstream(tensor, reads=inflows))
     types = {node.op_type for node in makers if node is not None}
-    boxed = box is not None and all(_box_fits(box, value) for value in explained)
-    return default_preset(lambda op_type: op_type in types, boxed=boxed)
+    return default_preset(lambda op_type: op_type in types)
 
 
-def _box_fits(box: Box, value: ir.Value) -> bool:
-    """Whether the bounds broadcast to an explained tensor."""
+def box_fits(box: Box | None, explained: Sequence[ir.Value]) -> bool:
+    """Whether a box is that of every explained tensor: the model's inputs, to which its bounds broadcast."""
+    return box is not None and all(value.is_graph_input() and _spans(box, value) for value in explained)
+
+
+def _spans(box: Box, value: ir.Value) -> bool:
     if value.shape is None:
         return False
     bounds = np.broadcast_shapes(np.shape(box[0]), np.shape(box[1]))

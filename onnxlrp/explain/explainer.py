@@ -19,6 +19,7 @@ from onnxlrp.errors import ChoiceError, Unsupported
 from onnxlrp.explain.caveats import caveats, other_label
 from onnxlrp.explain.choices import (
     at_least_one,
+    box_fits,
     known_bias,
     known_box,
     moves_its_input,
@@ -184,7 +185,8 @@ class Explainer:
         chooser, title = method.chooser, method.name
         if chooser is None:
             assert self.preset is not None
-            preset = find_preset(self.preset, self.box, self._options.get("epsilon"))
+            fits = box_fits(self.box, self._endpoints[1])
+            preset = find_preset(self.preset, self.box, self._options.get("epsilon"), fits=fits)
             chooser, title = preset.choose, f"lrp {preset.name}"
             if self.compat is not None:
                 chooser, title = self.compat.chooser(chooser, preset.name), f"{title} as {self.compat.name}"
@@ -284,7 +286,7 @@ class Explainer:
             return self.compat.preset
         if of_the_sidecar is not None:
             return of_the_sidecar
-        return suited_preset(self.model, *self._endpoints, self.box)
+        return suited_preset(self.model, self._endpoints[0])
 
     def _metadata(self) -> dict[str, str]:
         return {

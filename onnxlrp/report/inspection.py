@@ -17,8 +17,7 @@ from onnxlrp.report.summary import preprocessing_as_dict
 WHY_PRESET = {
     "attnlrp": "Softmax and MatMul: attention",
     "lrp-lstm": "recurrent layers",
-    "epsilon-gamma-box": "convolutions, and a box of the input",
-    "epsilon-alpha2-beta1": "convolutions",
+    "epsilon-gamma": "convolutions",
     "epsilon": "neither convolutions, attention nor recurrent layers",
 }
 """What in a model makes `default_preset` choose it."""
