@@ -381,7 +381,7 @@ def test_sixteen_bits_are_explained_as_the_floats_that_they_came_from(tmp_path: 
     """Logits, ranks and preset are found through onnxruntime's own QuantizeLinear as through the standard's."""
     models = network(), quantised(tmp_path, "QDQ, 16 bits, in onnxruntime's own operators")
     found = [Explainer(model, target=3).explain(photos(9)).relevance["x"] for model in models]
-    assert spearman(found[0], found[1]) > 0.999
+    assert spearman(found[0], found[1]) > 0.998
 
 
 def test_a_gate_is_found_behind_its_rounding() -> None:

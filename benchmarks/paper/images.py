@@ -31,22 +31,30 @@ from onnxlrp.perturbation.statistics import FORMULAS, SCORES, Area, Curves, Seri
 from onnxlrp.report.curve_files import BASELINE, COLOURS
 
 ROOT = Path(__file__).resolve().parents[2]
-PRESETS = ("epsilon", "epsilon-plus", "epsilon-plus-flat", "epsilon-alpha2-beta1", "epsilon-gamma-box")
-METHODS = {
+PRESETS = (
+    "epsilon",
+    "epsilon-plus",
+    "epsilon-plus-flat",
+    "epsilon-alpha2-beta1",
+    "epsilon-gamma-box",
+    "epsilon-gamma",
+)
+METHODS: dict[str, tuple[str, dict[str, object]]] = {
     "sensitivity": ("sensitivity", {}),
     "gradient × input": ("gradient-x-input", {}),
     **{f"LRP {preset}": ("lrp", {"preset": preset}) for preset in PRESETS},
+    "LRP epsilon-gamma without box": ("lrp", {"preset": "epsilon-gamma", "box": None}),
 }
-METHODS_OF_MANY_PASSES = {
+METHODS_OF_MANY_PASSES: dict[str, tuple[str, dict[str, object]]] = {
     "integrated gradients": ("integrated-gradients", {"steps": 20}),
     "occlusion": ("occlusion", {"window": (3, 32, 32), "stride": (3, 16, 16)}),
 }
 SHOWN = (
     "sensitivity",
     "gradient × input",
-    "LRP epsilon-plus",
-    "LRP epsilon-alpha2-beta1",
+    "LRP epsilon",
     "LRP epsilon-gamma-box",
+    "LRP epsilon-gamma",
     "integrated gradients",
 )
 SCORES_SHOWN = ("relative", "logit")
@@ -121,7 +129,7 @@ def measure_set(
     model = read(zoo / subject.folder / "model.onnx")
     meaning = meaning_of(model, {"preprocessing": subject.preprocessing, "kind": "image", "layout": "NCHW"})
     common = {"batch_size": subject.batch_size, "layout": "NCHW", "box": meaning.box(), "providers": "cpu"}
-    explainers = {title: Explainer(model, method, **common, **more) for title, (method, more) in methods.items()}
+    explainers = {title: Explainer(model, method, **(common | more)) for title, (method, more) in methods.items()}
     paths = expand([photos])
     paths = [path for start in range(EVERY) for path in paths[start::EVERY]][:count]
     started = time.perf_counter()

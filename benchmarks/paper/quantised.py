@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOAT, QUANTISED = "mobilenetv2-float32", "rtml--mobilenetv2-12-qdq"
 METHODS: dict[str, dict[str, Any]] = {
     "LRP, default preset": {"method": "lrp"},
+    "LRP epsilon-gamma-box": {"method": "lrp", "preset": "epsilon-gamma-box"},
     "sensitivity": {"method": "sensitivity"},
 }
 
@@ -90,7 +91,7 @@ def section(found: dict[str, list[float]], chance: dict[str, list[float]], same:
         "|---|---|---|---|---|---|",
     ]
     for title, values in found.items():
-        name = f"{title} ({preset})" if title.startswith("LRP") else title
+        name = f"{title} ({preset})" if title.endswith("preset") else title
         low, middle = np.nanquantile(values, [0.1, 0.5])
         other = float(np.nanmean(chance[title])) if chance[title] else float("nan")
         flat = int(np.isnan(values).sum())
