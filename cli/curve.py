@@ -18,6 +18,7 @@ from onnxlrp.files import require_writable
 from onnxlrp.metric_table import measure_metrics
 from onnxlrp.perturbation.objects import read_objects
 from onnxlrp.perturbation.protocol import ORDERS, RANDOM, Protocol
+from onnxlrp.perturbation.regions import LARGEST_EDGE
 from onnxlrp.perturbation.replacements import REPLACEMENTS
 from onnxlrp.perturbation.samples import Skipped, read_classes, samples_of
 from onnxlrp.perturbation.statistics import SCORES, Band, Curves
@@ -35,7 +36,7 @@ from .options import (
     provider_option,
     read_model,
 )
-from .printing import print_json, print_table, progress, say, warn
+from .printing import note, print_json, print_table, progress, say, warn
 from .protocol import protocol_of
 from .spelling import Choice
 
@@ -55,9 +56,8 @@ METRIC_SAMPLES = 8
 @click.option(
     "--region",
     metavar="N",
-    default="9",
-    show_default=True,
-    help="Edge of a patch or length of a window; per axis as in T=1 or H=8,W=8,T=4.",
+    help="Edge of a patch or length of a window; per axis as in T=1 or H=8,W=8,T=4.  [default: 9, of small inputs a "
+    "seventh of the shorter edge]",
 )
 @click.option("--mask", metavar="FILE", type=click.Path(path_type=Path), help="Regions as an .npy of whole numbers.")
 @click.option(
@@ -140,6 +140,8 @@ def command(model: Path, files: tuple[str, ...], folder: Path, as_json: bool, **
     require_writable(folder)
     named = {_name(explainer): explainer for explainer in explainers}
     protocol = protocol_of(given, explainers[0], meaning)
+    if not given["region"] and protocol.labels is None and protocol.region != LARGEST_EDGE and not as_json:
+        note([f"Regions have an edge of {protocol.region}, a seventh of the input's; --region takes another."])
     classes = read_classes(given["labels_file"], meaning.sidecar.labels) if given["labels_file"] else None
     heard: dict[str, str] = {}
     with progress("measuring") as report:

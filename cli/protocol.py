@@ -13,7 +13,7 @@ from onnxlrp.data import Meaning, Sample, expand
 from onnxlrp.errors import ChoiceError, InputError
 from onnxlrp.perturbation.predictor import moved_tensors
 from onnxlrp.perturbation.protocol import RANDOM, Protocol, surroundings
-from onnxlrp.perturbation.regions import Size
+from onnxlrp.perturbation.regions import Size, suited_edge
 from onnxlrp.perturbation.samples import Skipped, samples_of
 from onnxlrp.perturbation.store import hash_of
 from onnxlrp.perturbation.words import word_regions
@@ -25,6 +25,8 @@ def protocol_of(given: dict[str, Any], explainer: Explainer, meaning: Meaning) -
     name = moved_tensors(explainer)[0]
     shape = next(value.shape for value in explainer.tensors if value.name == name)
     rank = len(shape) - int(explainer.takes_batches) if shape is not None else 0
+    sizes = [d if isinstance(d, int) else None for d in shape] if shape is not None else []
+    sample = sizes[1:] if explainer.takes_batches else sizes
     box = (given["box"] and tuple(map(np.float32, given["box"]))) or meaning.box()
     background = _background(given["background"], explainer, meaning)
     embedded = name not in {value.name for value in explainer.model.graph.inputs}
@@ -32,7 +34,7 @@ def protocol_of(given: dict[str, Any], explainer: Explainer, meaning: Meaning) -
     orders = tuple(order for order in dict.fromkeys(given["orders"]) if order != RANDOM)
     return Protocol(
         given["steps"],
-        _region(given["region"]),
+        _region(given["region"]) if given["region"] else suited_edge(sample, layout, meaning.sidecar.size),
         given["replace"] or ("zero-embedding" if embedded or meaning.sidecar.kind == "text" else "uniform"),
         orders,
         given["repeats"],

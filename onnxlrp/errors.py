@@ -93,6 +93,15 @@ def no_such(what: str, name: str, known: Iterable[str], others: str = "") -> Cho
     return ChoiceError(f"There is no {what} '{name}'.{hint} {there_are}")
 
 
+def missing_package(what: str, package: str, extra: str, otherwise: str) -> Unsupported:
+    """What needs a package that is not installed, how to get it from the index or from a clone, and what else works."""
+    return Unsupported(
+        f"{what} the package {package}, which is not installed. It comes with the extra '{extra}': "
+        f"pip install 'onnxlrp[{extra}]', or in a clone pip install '.[{extra}]'; pip install {package} does, too. "
+        f"Or {otherwise}."
+    )
+
+
 @contextmanager
 def at_node(where: str) -> Iterator[None]:
     """Add *where* to an error on its way out: the code that detects knows only *what*."""

@@ -23,7 +23,7 @@ from onnx import TensorProto
 from onnxlrp_cli import main
 from shared import SHARED, needs
 
-from onnxlrp import ChoiceError, Explainer, InputError
+from onnxlrp import ChoiceError, Explainer, InputError, Unsupported
 from onnxlrp.curves import Protocol, measure_curves, surroundings
 from onnxlrp.data.sample import Sample
 from onnxlrp.perturbation.predictor import Predictor, head_of
@@ -241,7 +241,7 @@ def test_inpainting_without_its_library_says_what_to_install(monkeypatch: pytest
         raise ImportError(name)
 
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ChoiceError, match=r"scikit-image.*onnxlrp\[inpainting\]"):
+    with pytest.raises(Unsupported, match=r"scikit-image.*onnxlrp\[inpainting\]"):
         fill("inpainting")
 
 

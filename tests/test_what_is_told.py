@@ -16,6 +16,8 @@ from PIL import Image
 
 import onnxlrp
 from onnxlrp.data import walked
+from onnxlrp.errors import missing_package
+from onnxlrp.perturbation.regions import suited_edge
 from onnxlrp.report.notes import detections_of
 
 DEMO = Path(onnxlrp.__file__).parent / "demo"
@@ -113,3 +115,84 @@ def test_inputs_after_the_third_picture_are_counted(tmp_path: Path) -> None:
     result = run("explain", texts / "model.onnx", tmp_path, "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert "… and 2 more inputs like these" in result.stdout
+
+
+def reader_of_tokens() -> onnx.ModelProto:
+    """The mean of the embeddings of what the mask lets through."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (int64[N, L] input_ids, int64[N, L] attention_mask) => (float[N, 2] logits) <int64[1] last = {2}> {
+            e = Gather (table, input_ids)
+            m = Cast <to = 1> (attention_mask)
+            k = Unsqueeze (m, last)
+            h = Mul (e, k)
+            s = ReduceMean <axes = [1], keepdims = 0> (h)
+            logits = MatMul (s, w)
+        }"""
+    )
+    random = np.random.default_rng(0)
+    weights = {"table": random.standard_normal((50, 8)), "w": random.standard_normal((8, 2))}
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items())
+    return proto
+
+
+def test_token_numbers_have_a_picture_in_the_terminal_and_their_mask_has_none(tmp_path: Path) -> None:
+    onnx.save(reader_of_tokens(), tmp_path / "m.onnx")
+    ids = np.array([[3, 7, 12, 44, 9]], np.int64)
+    np.savez(tmp_path / "t.npz", input_ids=ids, attention_mask=np.ones_like(ids))
+    result = run("explain", tmp_path / "m.onnx", tmp_path / "t.npz", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "3 7 12 44 9" in result.stdout
+    with np.load(tmp_path / "out" / "t-lrp.npz") as saved:
+        relevance = dict(saved)
+    strongest = int(np.abs(relevance["input_ids"][0]).argmax())
+    assert f"strongest: {ids[0, strongest]} (at {strongest})" in result.stdout
+    assert "'attention_mask' says which tokens are read and is not drawn; it got" in result.stderr
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"t-lrp-bars.png"}
+    assert "attention_mask" in relevance
+
+
+@pytest.mark.parametrize(
+    ("table", "fragments"),
+    [
+        ("a,b\n" + "1,2\n" * 20, ["holds 2 channels (a, b)", "shape ['N', 20, 3] takes 3", "axis 2", "one column per"]),
+        ("\n".join([",".join("1" * 20)] * 3), ["holds 20 channels", "takes 3", "a step per row"]),
+    ],
+)
+def test_a_series_of_other_channels_says_what_met_what(table: str, fragments: list[str], tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 20, 3] x) => (float[N, 3] y) {
+            y = ReduceMean <axes = [1], keepdims = 0> (x)
+        }"""
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "s.csv").write_text(table)
+    layout = ["--kind", "series", "--layout", "NLC"]
+    result = run("explain", tmp_path / "m.onnx", tmp_path / "s.csv", "-o", tmp_path / "out", *layout)
+    assert result.exit_code == 2
+    for fragment in fragments:
+        assert fragment in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "edge"),
+    [
+        ((3, 224, 224), "NCHW", 9),
+        ((3, 64, 64), "NCHW", 9),
+        ((1, 28, 28), "NCHW", 4),
+        ((8, 8, 1), "NHWC", 1),
+        ((1, 14, 9), "NCHW", 1),
+        ((100, 3), "NLC", 9),
+        ((20, 3), "NLC", 2),
+        ((3, None, None), "NCHW", 9),
+        ((30,), "NF", 4),
+    ],
+)
+def test_regions_are_no_larger_than_a_seventh_of_the_input(shape: tuple[int, ...], layout: str, edge: int) -> None:
+    assert suited_edge(shape, layout) == edge
+
+
+def test_a_missing_package_is_told_with_both_ways_to_install_it() -> None:
+    message = str(missing_package("a.mp4: videos need", "av", "video", "give arrays as .npy"))
+    for way in ("pip install 'onnxlrp[video]'", "in a clone pip install '.[video]'", "pip install av", "as .npy"):
+        assert way in message

@@ -37,9 +37,37 @@ def load_series(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample
     names, values = _read_json(path) if path.suffix.lower() == ".json" else _read_table(path)
     values = _chosen(values, names, sidecar.features, path)
     columns = sidecar.features or (tuple(names) if names is not None else None)
+    _check_channels(values, columns, sidecar.layout, entry, path)
     scaled = normalised(values, sidecar)
     array = laid_out(scaled, sidecar.layout, [*entry.shape], path)
     return Sample(path.stem, {entry.name: fit(array.astype(np.float32), entry, sidecar, path)}, columns=columns)
+
+
+def _check_channels(
+    values: Values, columns: Sequence[str] | None, layout: str | None, entry: Input, path: Path
+) -> None:
+    """Errors: InputError for another number of channels than the model's, before their axes are in the way."""
+    letters = series_layout(layout, len(entry.shape))
+    steps, channels = axis_of(letters, STEPS), axis_of(letters, CHANNELS)
+    wanted = entry.shape[channels] if channels is not None else None
+    met = values.shape[1]
+    if channels is None or not isinstance(wanted, int) or wanted == met:
+        return
+    length = entry.shape[steps] if steps is not None else None
+    named = f" ({', '.join(columns)})" if columns is not None and len(columns) == met else ""
+    turned = len(values) == wanted and length in (None, met)
+    other = "".join({steps: letters[channels], channels: "L"}.get(axis, a) for axis, a in enumerate(letters))
+    advice = (
+        "Its rows are as many: give a step per row and a channel per column."
+        if turned
+        else f"Say layout {other} if axis {channels} of the input counts steps."
+        if steps is not None and length == met
+        else "Give one column per channel, or name those that are meant with `features` in the sidecar."
+    )
+    raise InputError(
+        f"{path}: holds {met} channels{named}, and input '{entry.name}' of shape {list(entry.shape)} takes {wanted} "
+        f"(axis {channels}, layout {letters}). {advice}"
+    )
 
 
 def series_layout(layout: str | None, rank: int) -> str:

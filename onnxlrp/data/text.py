@@ -86,7 +86,7 @@ def _row(tokens: Tokens, entry: Input, inputs: Sequence[Input], longest: int | N
         row = np.arange(count)
     else:
         row, filler = tokens.ids, tokens.padding
-        others = [i.name for i in inputs if i.name != entry.name and _is_tokens(i.name)]
+        others = [i.name for i in inputs if i.name != entry.name and is_content(i.name)]
         if others:
             raise InputError(f"One text cannot feed the inputs '{entry.name}' and '{others[0]}'. Give an .npz file.")
     row = np.concatenate([row[:length], np.full(max(length - count, 0), filler, np.int64)])
@@ -95,7 +95,8 @@ def _row(tokens: Tokens, entry: Input, inputs: Sequence[Input], longest: int | N
     return row if len(entry.shape) < 2 else row.reshape([1] * (len(entry.shape) - 1) + [length])
 
 
-def _is_tokens(name: str) -> bool:
+def is_content(name: str) -> bool:
+    """Whether an input of tokens is called like one that holds them, and not their mask, segments or positions."""
     return not any(word in name.lower() for word in ("mask", "type", "segment", "position"))
 
 

@@ -2,7 +2,7 @@
 
 A tokenizer is a file beside the model:
 
-    tokenizer.json                of the `tokenizers` package (pip install onnxlrp[text])
+    tokenizer.json                of the `tokenizers` package (the extra `text`)
     vocab.json                    {"word": number}
     vocab.txt                     one word per line, the first line is number 0
     whitespace:vocab.txt          the same, and words are what stands between blanks
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.errors import InputError, Unsupported
+from onnxlrp.errors import InputError, missing_package
 
 PADDING = ("[PAD]", "<pad>", "<PAD>", "<blank>")
 UNKNOWN = ("[UNK]", "<unk>", "<UNK>", "<OOV>")
@@ -153,10 +153,7 @@ def _trained(content: str, path: Path) -> Tokenizer:
     try:
         import tokenizers
     except ImportError as error:
-        raise Unsupported(
-            f"{path} needs the `tokenizers` package, which is not installed. "
-            "Install it with `pip install onnxlrp[text]`, or give token numbers as an .npy file."
-        ) from error
+        raise missing_package(f"{path} needs", "tokenizers", "text", "give token numbers as an .npy file") from error
     try:
         trained = tokenizers.Tokenizer.from_str(content)
     except Exception as error:  # the package raises nothing narrower

@@ -1,7 +1,7 @@
 """Videos: decoded to frames for models of pixels, or to descriptors of their motion vectors (`motion.py`).
 
 The sidecar's layout decides: with an axis F of features the model reads descriptors, "NTHWF"; with channels or none it
-reads pixels, "NCTHW" or any order. Needs PyAV: pip install onnxlrp[video]
+reads pixels, "NCTHW" or any order. Needs PyAV (the extra `video`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from onnxlrp.data.image import preprocess, unprocess
 from onnxlrp.data.motion import Patches, describe, field_of
 from onnxlrp.data.sample import Dimension, Input, Sample, fit, loader, only_input
 from onnxlrp.data.sidecar import Sidecar
-from onnxlrp.errors import InputError, Unsupported
+from onnxlrp.errors import InputError, missing_package
 
 SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg", ".3gp")
 
@@ -237,10 +237,7 @@ def _av(path: Path) -> Any:
     try:
         import av
     except ImportError as error:
-        raise Unsupported(
-            f"{path}: videos need the package PyAV, which is not installed. Install it with "
-            "`pip install onnxlrp[video]`, or give arrays as .npy."
-        ) from error
+        raise missing_package(f"{path}: videos need", "av", "video", "give arrays as .npy") from error
     return av
 
 

@@ -20,6 +20,8 @@ from onnxlrp.errors import ChoiceError, InputError
 Size = int | Mapping[str, int]
 """Edge of a patch or length of a window; or one per axis letter, as in {"T": 1} for frames."""
 
+LARGEST_EDGE, LEAST_ACROSS = 9, 7
+
 LAID_OUT = {1: "F", 2: "LF", 3: "CHW", 4: "TCHW"}
 _EDGES = ("HW", "H", "W", "L", "T", "D", "F")
 """The axes that one number speaks of: the first of these that the layout has."""
@@ -121,6 +123,21 @@ def _edges(letters: str, size: Size) -> dict[str, int]:
     if unknown:
         raise ChoiceError(f"region: the layout {letters} has no axis '{unknown[0]}'; it has {', '.join(letters)}.")
     return dict(size)
+
+
+def suited_edge(shape: Sequence[Any], layout: str | None = None, picture: tuple[int, int] | None = None) -> int:
+    """The edge that makes at least `LEAST_ACROSS` regions across, at most `LARGEST_EDGE`, as in the paper.
+
+    shape : of one sample; sizes that only run time knows leave the largest
+    """
+    letters = (layout or LAID_OUT.get(len(shape), "F" * len(shape))).replace("N", "")
+    if picture is not None and len(letters) != len(shape):
+        lengths: list[Any] = list(picture)
+    else:
+        axes = next((axes for axes in _EDGES if set(axes) <= set(letters)), "")
+        lengths = [shape[letters.index(letter)] for letter in axes] if len(letters) == len(shape) else []
+    known = [length for length in lengths if isinstance(length, int)]
+    return max(1, min(LARGEST_EDGE, *(length // LEAST_ACROSS for length in known))) if known else LARGEST_EDGE
 
 
 def spatial_axes(layout: str | None, shape: Sequence[int]) -> list[int]:

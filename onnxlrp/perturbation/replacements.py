@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxlrp.errors import ChoiceError, InputError
+from onnxlrp.errors import ChoiceError, InputError, missing_package
 from onnxlrp.perturbation.regions import Regions
 
 Array = NDArray[Any]
@@ -260,8 +260,6 @@ def _inpaint_biharmonic() -> Callable[[Array, Array], Array]:
     try:
         restoration = importlib.import_module("skimage.restoration")
     except ImportError as error:
-        raise ChoiceError(
-            "replace='inpainting' needs scikit-image, which is not installed: pip install onnxlrp[inpainting], "
-            "or choose blur, neighbourhood or uniform."
-        ) from error
+        others = "choose blur, neighbourhood or uniform"
+        raise missing_package("replace='inpainting' needs", "scikit-image", "inpainting", others) from error
     return lambda layer, hole: np.asarray(restoration.inpaint_biharmonic(layer, hole))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from onnxlrp.data import Sample, Sidecar
+from onnxlrp.data.text import is_content
 from onnxlrp.explanation import Explanation
 from onnxlrp.figure import Panel, figure, grid, save_figure
 from onnxlrp.heatmap import Map, limit_of, outlined
@@ -70,7 +71,7 @@ class Painter:
             Drawing.of(explanation, tensor, position, title, self.sidecar, self.style.how)
             for explanation in results
             if not _is_everything(explanation)
-            for tensor in explanation.relevance
+            for tensor in content_of(explanation)
         )
         return self._sheet(sample, title, drawings)
 
@@ -126,6 +127,23 @@ class Painter:
         drawn = figure(panels, framed, sheet.title, percentile=self.style.percentile)
         save_figure(self.folder / file, drawn, dpi=FIGURE_DPI)
         return [file]
+
+
+def content_of(explanation: Explanation) -> list[str]:
+    """The explained tensors that hold something to look at: masks, segments and positions do not, beside others."""
+    kept = [name for name in explanation.relevance if not _is_frame(name, explanation)]
+    return kept or list(explanation.relevance)
+
+
+def framing_of(explanation: Explanation) -> list[str]:
+    """The explained tensors that `content_of` leaves out."""
+    return [name for name in explanation.relevance if name not in content_of(explanation)]
+
+
+def _is_frame(name: str, explanation: Explanation) -> bool:
+    """Whole numbers that only say which tokens are read, and where."""
+    array = explanation.inputs.get(name)
+    return array is not None and array.dtype.kind in "iub" and not is_content(name)
 
 
 def as_file_name(tensor: str) -> str:

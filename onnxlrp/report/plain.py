@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnxlrp.colours import paint
 from onnxlrp.data import Sample, Sidecar
 from onnxlrp.figure import Panel, bars, save_figure
 from onnxlrp.heatmap import Map, Picture, limit_of, save_heatmap
@@ -17,6 +18,9 @@ from onnxlrp.report.sheet import Drawing, Shown, Span, Style
 
 MOST_COLUMNS = 12
 """Columns without names that get a bar by number; more of them are drawn as a series."""
+
+MOST_NAMED_TOKENS, MOST_TOKENS = 40, 8
+"""Tokens that each get a bar with their number; tokens that the terminal names by their relevance."""
 
 
 class _PictureAlone:
@@ -70,20 +74,43 @@ class HeatMap(_PictureAlone):
 
 @dataclass(frozen=True)
 class Bars(_PictureAlone):
-    """A bar per column; without names, one per position.  values : (column,)"""
+    """A bar per column; without names, one per position.
+
+    values : (column,)        tokens : the number that was fed at each position, where these are tokens
+    """
 
     title: str
     values: Map
     kind: str
     names: Sequence[str] | None = None
     limit: float | None = None
-    legend: str = ""
+    tokens: Sequence[int] | None = None
     panel: None = None
+
+    @property
+    def legend(self) -> str:
+        """What colours mean, and the strongest tokens, for terminals without colours."""
+        if self.tokens is None:
+            return ""
+        order = np.argsort(-np.abs(self.values), kind="stable")[:MOST_TOKENS]
+        strongest = ", ".join(f"{self.tokens[i]} (at {i}) {self.values[i]:+.3g}" for i in order)
+        means = "red: for, blue: against" if self.kind == "signed" else "dark: strong"
+        return f"token numbers; {means}; strongest: {strongest}"
 
     def write(self, folder: Path, stem: str, suffix: str) -> list[str]:
         file = f"{stem}-bars.{suffix}"
         save_figure(folder / file, bars(self.values, self.names, self.title, kind=self.kind))
         return [file]
+
+    def spans(self) -> Iterator[Span]:
+        if self.tokens is None:
+            return
+        largest = self.limit if self.limit is not None else float(np.abs(self.values).max(initial=0.0))
+        for token, (red, green, blue) in zip(
+            self.tokens, paint(self.values / (largest or 1.0), self.kind), strict=True
+        ):
+            yield str(token), (int(red), int(green), int(blue))
+            yield " ", None
 
 
 def plain_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style) -> Shown:
@@ -91,7 +118,19 @@ def plain_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style)
     found = drawing.found
     if found.is_map:
         return HeatMap(drawing.title, found.values, found.kind, sample.picture, style.percentile, inside=drawing.inside)
-    return Bars(drawing.title, found.values, found.kind, _column_names(found.values.size, sidecar))
+    tokens = _tokens(drawing, sample)
+    names = _column_names(found.values.size, sidecar)
+    if tokens is not None and len(tokens) <= MOST_NAMED_TOKENS:
+        names = [f"{position}: {token}" for position, token in enumerate(tokens)]
+    return Bars(drawing.title, found.values, found.kind, names, tokens=tokens)
+
+
+def _tokens(drawing: Drawing, sample: Sample) -> list[int] | None:
+    """The whole numbers that were fed where the drawing has its numbers; None where none were."""
+    array = sample.arrays.get(drawing.tensor)
+    if array is None or array.dtype.kind not in "iu" or array.size != drawing.found.values.size or array.size < 2:
+        return None
+    return [int(token) for token in array.reshape(-1)]
 
 
 def _column_names(count: int, sidecar: Sidecar) -> Sequence[str] | None:
