@@ -26,6 +26,7 @@ from onnxlrp.lowering import fused
 from onnxlrp.lowering.fused import views
 from onnxlrp.metrics import spearman
 from onnxlrp.prepare import prepare
+from onnxlrp.rules.quantised import bounds
 from onnxlrp.unrounded import without_rounding
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -208,6 +209,36 @@ def test_activations_of_any_number_format(kind: str) -> None:
     ]
     model = small(nodes, s=scale, t=4 * scale, z=(getattr(TensorProto, kind), zero), w=WEIGHT)
     assert_explained_as_deployed(model, ROWS)
+
+
+SATURATING = ACTIVATIONS | {"UINT8": (0.1, 0), "INT8": (0.1, -128), "FLOAT8E4M3FNUZ": (0.01, 0)}
+
+
+@pytest.mark.parametrize("kind", SATURATING)
+def test_a_saturated_activation_has_no_slope_and_the_next_step_inside_has_one(kind: str) -> None:
+    scale, zero = SATURATING[kind]
+    low, high = bounds(ir.DataType[kind])
+    step = high / 16 if kind.startswith("FLOAT") else 1.0
+    steps = np.array([low - 2 * step, low + step, high - step, high + 2 * step])
+    x = np.zeros((1, 32), np.float32)
+    x[0, :4] = (steps - zero) * scale
+    model = small(pair("x", "s", "z", "y"), s=scale, z=(getattr(TensorProto, kind), zero))
+    found = Explainer(model, method="gradient", providers="cpu").explain({"x": x}, target=np.ones_like(x))
+    np.testing.assert_allclose(found.relevance["x"][0, :4], [0, 1, 1, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        found.outputs["y"][0, [0, 3]], (np.array([low, high]) - zero) * np.float32(scale), rtol=1e-5
+    )
+
+
+def test_relevance_ends_where_saturation_is_the_activation() -> None:
+    """An unsigned type from zero on is a ReLU: R = a·w with the integers' a, and 0 where it saturates below."""
+    nodes = [*pair("x", "s", "z", "a"), product("a", "y")]
+    x = np.linspace(-2.0, 2.0, 32, dtype=np.float32)[None]
+    model = small(nodes, s=0.1, z=(TensorProto.UINT8, 0), w=WEIGHT)
+    found = Explainer(model, preset="epsilon", target=1, providers="cpu").explain({"x": x}).relevance["x"]
+    activations = np.maximum(np.rint(x / np.float32(0.1)), 0) * 0.1
+    assert (activations[0] == 0).any() and activations[0, 17] == pytest.approx(0.2)
+    np.testing.assert_allclose(found, activations * WEIGHT[:, 1], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT8"])
