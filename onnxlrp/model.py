@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxlrp.errors import ModelError, Unsupported
 from onnxlrp.exporters import exporter_of
+from onnxlrp.missing_bias import give_missing_biases
 from onnxlrp.shapes import declare_operands, infer_shapes
 from onnxlrp.sparse import make_dense
 from onnxlrp.storage import read_skeleton
@@ -215,6 +216,7 @@ _STAGES: tuple[_Stage, ...] = (
     _inline_functions,
     _map_by_loops,
     _declare_operands,
+    give_missing_biases,
     upgrade,
     _infer_shapes,
 )

@@ -18,6 +18,7 @@ import pytest
 from onnx import numpy_helper
 
 import onnxlrp
+from onnxlrp.checks import verify
 
 Array = np.ndarray[Any, Any]
 
@@ -238,3 +239,21 @@ def test_channels_in_blocks_explain_as_before(tmp_path: Path) -> None:
             for m in (model, other)
         )
         assert np.abs(after - before).max() <= CLOSE * np.abs(before).max(), (method, preset)
+
+
+def test_attention_without_a_bias_has_one_of_zeros() -> None:
+    """onnxruntime's CPU kernel reads it unasked: the file as it is ends the process."""
+    weight = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32)
+    found = []
+    for bias in ("", ", b"):
+        body = f"a = com.microsoft.Attention <num_heads = 2> (x, w{bias}) y = Relu(a)"
+        signature = "g (float[batch, 3, 4] x) => (float[batch, 3, 4] y)"
+        text = f'<ir_version: 8, opset_import: ["": 17, "com.microsoft": 1]> {signature} {{ {body} }}'
+        model = onnx.parser.parse_model(text)
+        model.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+        if bias:
+            model.graph.initializer.append(numpy_helper.from_array(np.zeros(12, np.float32), "b"))
+        found.append(onnxlrp.Explainer(model, target=(1, 2), providers="cpu").explain(np.ones((2, 3, 4), np.float32)))
+        assert verify(model, {"x": np.ones((2, 3, 4), np.float32)}, providers="cpu").holds
+    np.testing.assert_array_equal(found[0].relevance["x"], found[1].relevance["x"])
+    np.testing.assert_array_equal(found[0].outputs["y"], found[1].outputs["y"])
