@@ -92,7 +92,10 @@ def reverse_sequence(step: Step, g: ir.Value) -> list[Contribution]:
 @movement("Trilu")
 def trilu(step: Step, g: ir.Value) -> list[Contribution]:
     """What lies outside the triangle came from nowhere."""
-    return step.only(step.emit.Trilu(g, *step.unit.inputs[1:], **step.given_attributes))
+    inside = step.emit.Trilu(g, *step.unit.inputs[1:], **step.given_attributes)
+    if step.account is not None:
+        step.account("padding", g - inside)
+    return step.only(inside)
 
 
 # --- joining and cutting ---------------------------------------------------------------------------------------------
@@ -171,6 +174,9 @@ def center_crop_pad(step: Step, g: ir.Value) -> list[Contribution]:
     """Cropping and padding around the same centre undo each other."""
     axes = step.attribute("axes")
     size = step.shape(0) if axes is None else step.emit.Gather(step.shape(0), list(axes))
+    if step.account is not None:
+        from_input = step.emit.CenterCropPad(step.emit.ones_like(step.x()), step.unit.inputs[1], axes=axes)
+        step.account("padding", g - g * from_input)
     return [step.emit.CenterCropPad(g, size, axes=axes), None]
 
 

@@ -157,6 +157,10 @@ def max_unpool(step: Step, g: ir.Value) -> list[Contribution]:
     Places are flat positions in the output, also in one of a given output_shape: so onnxruntime reads them. (The
     standard's example reads them in the default shape and moves them.)
     """
+    if step.account is not None:
+        others = [step.raw(1), *step.unit.inputs[2:]]
+        filled = step.emit.MaxUnpool(step.emit.ones_like(step.x()), *others, **step.given_attributes)
+        step.account("padding", g - g * filled)
     gathered = step.emit.Gather(step.emit.Reshape(g, [-1]), step.emit.Reshape(step.raw(1), [-1]))
     return step.only(step.emit.reshape_like(gathered, step.x()))
 
