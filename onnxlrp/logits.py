@@ -37,11 +37,34 @@ def find_logits(value: ir.Value) -> ir.Value:
             continue
         if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
             return spelled_out
-        if node.op_type == "Exp" and (spelled_out := _log_softmax_in_pieces(node.inputs[0].producer())) is not None:
-            return spelled_out
+        if node.op_type == "Exp" and (before := _before_exp(node, value)) is not None:
+            return before
+        if node.op_type == "Mul" and (same := _rescaled(node)) is not None:
+            found = same
+            continue
         if node.op_type not in _SAME_ELEMENTS:
             return value
         found = node.inputs[0]
+
+
+def _before_exp(node: ir.Node, value: ir.Value) -> ir.Value | None:
+    """Log-probabilities, or the one score of a regression with a logarithmic link (Poisson, gamma, Tweedie)."""
+    x = node.inputs[0]
+    spelled_out = _log_softmax_in_pieces(x.producer()) if x is not None else None
+    one_score = value.shape is not None and (len(value.shape) == 1 or list(value.shape)[1:] == [1])
+    return spelled_out if spelled_out is not None or not one_score else x
+
+
+def _rescaled(node: ir.Node) -> ir.Value | None:
+    """x of x · 1, and of x · c behind an Exp: so onnxmltools ends LightGBM's probabilities, and XGBoost's counts."""
+    for x, factor in (node.inputs, node.inputs[::-1]):
+        known = factor.const_value if factor is not None else None
+        maker = x.producer() if x is not None else None
+        if known is None or known.size != 1 or maker is None:
+            continue
+        number = float(known.numpy().reshape(-1)[0])
+        return x if number == 1.0 or (number > 0.0 and maker.op_type == "Exp") else None
+    return None
 
 
 def _shares_of(node: ir.Node) -> ir.Value | None:

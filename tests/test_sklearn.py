@@ -286,3 +286,13 @@ def test_paths_that_are_looked_up_behind_a_tree_are_read(opset: int) -> None:
     )
     assert "LabelEncoder" in [node.op_type for node in exported.graph.node]
     accepted(exported.SerializeToString(), FLOWERS[::30])
+
+
+def test_a_regression_with_a_logarithmic_link_is_explained_before_it() -> None:
+    """Behind the Exp a negative logarithm would turn the sign of every column."""
+    model = linear_model.PoissonRegressor(alpha=0.0).fit(PATIENTS, ADVANCE / 1000.0)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", FloatTensorType([None, 10]))], target_opset=17)
+    found = Explainer(exported.SerializeToString()).explain(PATIENTS[::60])
+    assert (found.score < 0).all()
+    np.testing.assert_allclose(found.score, np.log(model.predict(PATIENTS[::60])), rtol=1e-3)
+    np.testing.assert_allclose(found.relevance["x"], PATIENTS[::60] * model.coef_, rtol=1e-2, atol=1e-4)

@@ -149,9 +149,9 @@ def moved_tensors(explainer: Explainer) -> list[str]:
 
 
 def head_of(y: NDArray[np.float64], asked: NDArray[np.float64] | None) -> str:
-    """Whichever of softmax and sigmoid turns the explained output into the model's own; or "probability"."""
+    """Whichever of softmax, sigmoid and shares of sigmoids gives the model's own output; or "probability"."""
     if asked is not None and asked.shape == y.shape:
-        for head in ("softmax", "sigmoid"):
+        for head in ("softmax", "sigmoid", "shares"):
             if np.allclose(np.exp(log_probabilities(y, head)), asked, rtol=1e-2, atol=1e-4):
                 return head
     if y.shape[1] == 1:
@@ -162,8 +162,9 @@ def head_of(y: NDArray[np.float64], asked: NDArray[np.float64] | None) -> str:
 
 def log_probabilities(y: NDArray[np.float64], head: str) -> NDArray[np.float64]:
     """y : (row, class)"""
-    if head == "sigmoid":
-        return np.asarray(-np.logaddexp(0, -y))
+    if head in ("sigmoid", "shares"):
+        logs = np.asarray(-np.logaddexp(0, -y))
+        return logs if head == "sigmoid" else logs - np.log(np.exp(logs).sum(axis=1, keepdims=True))
     if head == "probability":
         return np.asarray(np.log(np.maximum(y, np.finfo(np.float32).tiny)))
     top = y.max(axis=1, keepdims=True)
