@@ -190,3 +190,21 @@ def test_a_float32_model_that_rounds_to_half_precision_goes_on_rounding(half: in
     model.graph.initializer.append(onnx.numpy_helper.from_array(random.normal(size=(4, 3)).astype(np.float32), "w"))
     verdict = verify(model, {"x": random.normal(size=(2, 4)).astype(np.float32)}, providers="cpu")
     assert verdict.holds, str(verdict)
+
+
+def test_a_model_that_computes_in_half_precision_between_casts_is_explained_as_in_float32() -> None:
+    """The outputs differ by half precision's own rounding, and so does the relevance."""
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(size=(8, 8)).astype(np.float32) / 3 for name in ("v", "w")}
+    body = "a = {0} (x) b = MatMul (a, v) c = Softmax (b) d = MatMul (c, w) e = Tanh (d) y = {1} (e)"
+    found, x = [], {"x": random.normal(size=(4, 8)).astype(np.float32)}
+    for casts, dtype in ((("Identity", "Identity"), np.float32), (("Cast <to = 10>", "Cast <to = 1>"), np.float16)):
+        arrays = {name: array.astype(dtype) for name, array in weights.items()}
+        net = graph("(float[N, 8] x) => (float[N, 8] y)", body.format(*casts), **arrays)
+        verdict = verify(net, x, providers="cpu")
+        assert verdict.holds, str(verdict)
+        found.append(Explainer(net, preset="epsilon", output="y", target=2, providers="cpu").explain(x))
+    assert finding(verdict, "forward").tolerance == checks.HALF_TOLERANCE
+    wide, half = ((explained.outputs["y"], explained.relevance["x"]) for explained in found)
+    for expected, given in zip(wide, half, strict=True):
+        np.testing.assert_allclose(given, expected, atol=5e-3 * np.abs(expected).max())

@@ -9,6 +9,8 @@ from onnxlrp.storage import array_of
 
 HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
+WIDENED = "Half-precision tensors are computed in float32; inputs and outputs keep their type."
+
 
 def widen(model: ir.Model) -> str:
     """Turn every half-precision tensor into float32, in place; inputs and outputs keep their declared type.
@@ -37,7 +39,7 @@ def widen(model: ir.Model) -> str:
         declared = value.meta.pop("declared", None)
         if declared is not None:
             graph.outputs[index] = _cast_in_front(graph, value, declared)
-    return "Half-precision tensors are computed in float32; inputs and outputs keep their type."
+    return WIDENED
 
 
 def _is_half(value: ir.Value) -> bool:
