@@ -69,7 +69,6 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
         notes.append(f"Operators that newer opsets do not have are read as others: {', '.join(restated)}.")
     if entry.version < BROADCAST_BY_RANK:
         _align_at_the_end(proto)
-    before = {name: node for node in _all_nodes(proto) for name in node.output}
     scans = [node for node in _all_nodes(proto) if node.op_type == "Scan" and entry.version == SCAN_WITH_BATCH]
     _refuse_lengths(scans, where)
     upgraded = _convert(proto, entry.version, wanted, where)
@@ -77,7 +76,7 @@ def upgrade(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelP
         _declare_as_before(upgraded, proto)
         _scan_sample_by_sample(upgraded)
     if entry.version < HALF_PIXELS:
-        _sample_as_before(upgraded, before)
+        _sample_as_before(upgraded)
     notes.append(f"Opset {entry.version} is upgraded to {wanted}.")
     return upgraded
 
@@ -157,8 +156,10 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
             _rename(body, new)
 
 
-def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto]) -> None:
+def _sample_as_before(proto: onnx.ModelProto) -> None:
     """Upsample and the first Resize sample at i / scale; the converter leaves today's default, half a pixel beside.
+
+    Every Resize of the upgraded model was one of the two; the converter gives some of their tensors new names.
 
     The nearest pixel is the one below, or above where the picture shrinks: the standard was silent, onnxruntime is not.
     """
@@ -166,8 +167,7 @@ def _sample_as_before(proto: onnx.ModelProto, before: dict[str, onnx.NodeProto])
     constants = {tensor.name: tensor for graph in graphs_in(proto.graph) for tensor in graph.initializer}
     constants |= {n.output[0]: n.attribute[0].t for n in nodes if n.op_type == "Constant" and n.attribute}
     for node in nodes:
-        old = before.get(node.output[0]) if node.output else None
-        if node.op_type != "Resize" or old is None or old.op_type not in ("Upsample", "Resize"):
+        if node.op_type != "Resize" or node.domain:
             continue
         kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
         del node.attribute[:]
