@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,6 +63,7 @@ class Step:
     asked     : constant operands that a ledger asks the share of, as if relevance were wanted for them
     reference : the value of a tensor on the reference input (DeepLIFT), None elsewhere
     bodies    : of control flow, its subgraphs in the order of the operator's record
+    options   : what the chosen rule tells an operator's own one, such as its ε
     """
 
     emit: Emit
@@ -210,19 +211,17 @@ def _as_text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
+@cache
 def _schema_defaults(op_type: str, opset: int, domain: str) -> dict[str, Any]:
-    key = (op_type, opset, domain)
-    if key not in _DEFAULTS:
-        _DEFAULTS[key] = {}
-        if onnx.defs.has(op_type, domain):
-            try:
-                schema = onnx.defs.get_schema(op_type, opset, domain)
-            except onnx.defs.SchemaError:
-                schema = onnx.defs.get_schema(op_type, domain)
-            for name, attribute in schema.attributes.items():
-                if attribute.default_value.type:
-                    _DEFAULTS[key][name] = onnx.helper.get_attribute_value(attribute.default_value)
-    return _DEFAULTS[key]
-
-
-_DEFAULTS: dict[tuple[str, int, str], dict[str, Any]] = {}
+    """Attribute → its default in the standard, of those that have one."""
+    if not onnx.defs.has(op_type, domain):
+        return {}
+    try:
+        schema = onnx.defs.get_schema(op_type, opset, domain)
+    except onnx.defs.SchemaError:
+        schema = onnx.defs.get_schema(op_type, domain)
+    return {
+        name: onnx.helper.get_attribute_value(attribute.default_value)
+        for name, attribute in schema.attributes.items()
+        if attribute.default_value.type
+    }
