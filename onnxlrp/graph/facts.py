@@ -24,7 +24,7 @@ class Facts:
 
     graph     : the forward graph, or a subgraph of it
     explained : tensors that relevance is wanted for; everything computed from them is a signal
-    inflows  : the operands of a node that a signal passes through; none of Shape, ArgMax…
+    inflows   : the operands of a node that a signal passes through; none of Shape, ArgMax…
     outside   : what is known about the graph around a subgraph
     """
 
