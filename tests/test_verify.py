@@ -208,3 +208,13 @@ def test_a_model_that_computes_in_half_precision_between_casts_is_explained_as_i
     wide, half = ((explained.outputs["y"], explained.relevance["x"]) for explained in found)
     for expected, given in zip(wide, half, strict=True):
         np.testing.assert_allclose(given, expected, atol=5e-3 * np.abs(expected).max())
+
+
+def test_a_model_in_bfloat16_that_onnxruntime_does_not_run_itself_is_explained_in_float32() -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    net = graph("(float[N, 4] x) => (float[N, 3] y)", "a = Cast <to = 16> (x) b = MatMul (a, w) y = Cast <to = 1> (b)")
+    net.graph.initializer.append(onnx.helper.make_tensor("w", onnx.TensorProto.BFLOAT16, [4, 3], weight.reshape(-1)))
+    verdict = verify(net, {"x": np.ones((2, 4), np.float32)}, providers="cpu")
+    assert verdict.holds and "float32 alone" in finding(verdict, "forward").detail, str(verdict)
+    found = Explainer(net, method="gradient", target=1).explain(np.ones((1, 4), np.float32)).relevance["x"]
+    np.testing.assert_allclose(found[0], weight[:, 1], rtol=1e-2)
