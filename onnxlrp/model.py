@@ -144,6 +144,12 @@ def _check(proto: onnx.ModelProto, where: str, notes: list[str]) -> onnx.ModelPr
     if proto.ir_version < 3:
         raise ModelError(f"{where} has IR version {proto.ir_version}; onnxruntime reads versions from 3 on.")
     check_structure(proto, where)
+    for value in proto.graph.input:
+        if value.type.HasField("map_type"):
+            raise Unsupported(
+                f"The input '{value.name}' of {where} is a dictionary, and an explainer takes tensors. Export the part "
+                "behind the DictVectorizer or CastMap, and feed the columns as a tensor."
+            )
     return proto
 
 

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from nets import Net
 
-from onnxlrp import ChoiceError, Explainer, NoRule
+from onnxlrp import ChoiceError, Explainer, NoRule, Unsupported
 from onnxlrp.checks import verify
 
 sklearn = pytest.importorskip("sklearn")
 skl2onnx = pytest.importorskip("skl2onnx")
 
-from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType  # noqa: E402
+from skl2onnx.common.data_types import DictionaryType, DoubleTensorType, FloatTensorType, StringTensorType  # noqa: E402
 from sklearn import (  # noqa: E402
     calibration,
     cluster,
     decomposition,
     ensemble,
+    feature_extraction,
     gaussian_process,
     impute,
     linear_model,
@@ -296,3 +297,22 @@ def test_a_regression_with_a_logarithmic_link_is_explained_before_it() -> None:
     assert (found.score < 0).all()
     np.testing.assert_allclose(found.score, np.log(model.predict(PATIENTS[::60])), rtol=1e-3)
     np.testing.assert_allclose(found.relevance["x"], PATIENTS[::60] * model.coef_, rtol=1e-2, atol=1e-4)
+
+
+def test_texts_that_keep_their_case_are_split_into_words() -> None:
+    """What onnxruntime's own Tokenizer gives has no shape in the file."""
+    texts = np.array(["The cat sat", "a Dog ran", "the Cat ran", "dogs sat"] * 5)
+    model = join(feature_extraction.text.CountVectorizer(lowercase=False), linear_model.LogisticRegression())
+    model.fit(texts, np.arange(20) % 2)
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", StringTensorType([None, 1]))], target_opset=17)
+    assert "StringNormalizer" not in [node.op_type for node in exported.graph.node]
+    accepted(exported.SerializeToString(), texts[:4, None])
+
+
+def test_a_dictionary_as_input_is_refused_with_what_to_do() -> None:
+    rows = [{"a": float(row % 3), "b": float(row % 5)} for row in range(len(KINDS))]
+    model = join(feature_extraction.DictVectorizer(sparse=False), linear_model.LogisticRegression()).fit(rows, KINDS)
+    types = [("x", DictionaryType(StringTensorType([1]), FloatTensorType([1])))]
+    exported = skl2onnx.to_onnx(model, initial_types=types, target_opset=17)
+    with pytest.raises(Unsupported, match=r"'x' of the model is a dictionary.*feed the columns as a tensor"):
+        Explainer(exported.SerializeToString())

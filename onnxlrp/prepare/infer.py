@@ -124,15 +124,26 @@ def _type_behind(node: ir.Node) -> ir.DataType:
 
 def _give_rank(node: ir.Node) -> bool:
     """The rank alone, where the standard's inference gives up for want of values.  returns: whether that was new"""
-    if node.domain or any(value.shape is not None for value in node.outputs) or not node.inputs:
+    if any(value.shape is not None for value in node.outputs):
         return False
-    like = node.inputs[1] if node.op_type == "Reshape" else node.inputs[0]
-    if node.op_type not in ("Split", "Reshape") or like is None or like.shape is None:
-        return False
-    rank = len(like.shape) if node.op_type == "Split" else like.shape[0]
-    if isinstance(rank, int):
-        for value in node.outputs:
-            value.shape = ir.Shape([None] * rank)
-            if value.dtype is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
-                value.type = ir.TensorType(node.inputs[0].dtype)
-    return isinstance(rank, int)
+    rank = _rank_of(node)
+    for value in node.outputs if rank is not None else ():
+        value.shape = ir.Shape([None] * (rank or 0))
+        if value.dtype is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
+            value.type = ir.TensorType(node.inputs[0].dtype)
+    return rank is not None
+
+
+def _rank_of(node: ir.Node) -> int | None:
+    """Of a node's outputs, from its operands alone; None where these do not tell."""
+    if node.op_type == "Flatten" and not node.domain:
+        return 2
+    shapes = [operand.shape if operand is not None else None for operand in node.inputs]
+    first = shapes[0] if shapes else None
+    if node.op_type == "Split" and not node.domain and first is not None:
+        return len(first)
+    if (node.domain, node.op_type) == ("com.microsoft", "Tokenizer") and first is not None:
+        return len(first) + 1
+    if node.op_type == "Reshape" and not node.domain and len(shapes) > 1 and shapes[1]:
+        return shapes[1][0] if isinstance(shapes[1][0], int) else None
+    return None
