@@ -16,6 +16,7 @@ from PIL import Image
 
 import onnxlrp
 from onnxlrp.data import walked
+from onnxlrp.data.audio import read_sound
 from onnxlrp.errors import missing_package
 from onnxlrp.perturbation.regions import suited_edge
 from onnxlrp.report.notes import detections_of
@@ -147,9 +148,12 @@ def test_token_numbers_have_a_picture_in_the_terminal_and_their_mask_has_none(tm
         relevance = dict(saved)
     strongest = int(np.abs(relevance["input_ids"][0]).argmax())
     assert f"strongest: {ids[0, strongest]} (at {strongest})" in result.stdout
-    assert "'attention_mask' says which tokens are read and is not drawn; it got" in result.stderr
+    assert "'attention_mask' says which tokens are read and is not drawn; what it got" in result.stderr
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"t-lrp-bars.png"}
     assert "attention_mask" in relevance
+    shares = json.loads((tmp_path / "out" / "explain.json").read_text())["inputs"][0]["results"][0]["shares"]
+    assert shares["input_ids"] + shares["attention_mask"] == pytest.approx(1)
+    assert shares["attention_mask"] > 0.1
 
 
 @pytest.mark.parametrize(
@@ -196,3 +200,34 @@ def test_a_missing_package_is_told_with_both_ways_to_install_it() -> None:
     message = str(missing_package("a.mp4: videos need", "av", "video", "give arrays as .npy"))
     for way in ("pip install 'onnxlrp[video]'", "in a clone pip install '.[video]'", "pip install av", "as .npy"):
         assert way in message
+
+
+def test_where_no_logits_are_found_a_probability_is_said_to_be_explained(tmp_path: Path) -> None:
+    branches = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y) {
+            s = ReduceSum <keepdims = 0> (x)
+            c = Greater (s, s)
+            y = If (c) <then_branch = t () => (float[N, 4] a) { a = Softmax (x) },
+                        else_branch = e () => (float[N, 4] b) { n = Neg (x) b = Softmax (n) }>
+        }"""
+    )
+    onnx.save(branches, tmp_path / "if.onnx")
+    onnx.save(
+        onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y) { y = Softmax (x) }'
+        ),
+        tmp_path / "plain.onnx",
+    )
+    np.save(tmp_path / "x.npy", np.array([[1.0, 2.0, 0.5, 0.25]], np.float32))
+    told = "A probability is explained"
+    assert told in run("explain", tmp_path / "if.onnx", tmp_path / "x.npy", "-o", tmp_path / "out").stderr
+    assert told not in run("explain", tmp_path / "plain.onnx", tmp_path / "x.npy", "-o", tmp_path / "out").stderr
+
+
+def test_a_file_without_samples_and_a_broken_recording_are_the_callers_mistake(tmp_path: Path) -> None:
+    np.save(tmp_path / "none.npy", np.zeros((0, 3, 64, 64), np.float32))
+    result = run("explain", DEMO / "shapes.onnx", tmp_path / "none.npy", "-o", tmp_path / "out")
+    assert (result.exit_code, "holds no samples" in result.stderr) == (2, True)
+    (tmp_path / "short.wav").write_bytes(b"RIFF")
+    with pytest.raises(onnxlrp.InputError, match="ends before the heading of a WAV file does"):
+        read_sound(tmp_path / "short.wav")

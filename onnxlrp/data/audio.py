@@ -62,24 +62,26 @@ def load_audio(path: Path, sidecar: Sidecar, inputs: Sequence[Input]) -> Sample:
 def read_sound(path: Path) -> Sound:
     """Read a recording, channels averaged.  Errors: InputError where no reader takes it, with what each one said."""
     readers: tuple[Callable[[Path], Sound], ...] = (_by_wave, _by_soundfile, _by_pyav)
-    refused = []
+    refused, missing = list[str](), list[str]()
     for reader in readers:
         try:
             heard = reader(path)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such file. Check the path.") from error
         except ImportError as error:
-            refused.append(f"{error.name} is not installed")
+            missing.append(error.name or "a package")
+            continue
+        except EOFError:
+            refused.append("it ends before the heading of a WAV file does")
             continue
         except Exception as error:  # each library has its own tree of errors, without a common root
-            refused.append(str(error) or type(error).__name__)
+            refused.append(getattr(error, "strerror", None) or str(error) or type(error).__name__)
             continue
         if not heard.waveform.size:
             raise InputError(f"{path}: the recording is empty.")
         return heard
-    raise InputError(
-        f"{path}: not a recording that can be read ({'; '.join(refused)}). Give a WAV file, or install soundfile or av."
-    )
+    others = f", or install {' and '.join(missing)} for other formats" if missing else ""
+    raise InputError(f"{path}: not a recording that can be read ({'; '.join(refused)}). Give a WAV file{others}.")
 
 
 def resampled(sound: Sound, rate: float) -> Sound:

@@ -99,6 +99,9 @@ def fit(array: NDArray[Any], entry: Input, sidecar: Sidecar, path: Path) -> NDAr
             f"{path}: input '{entry.name}' expects shape {_written(entry.shape)}, met {_written(array.shape)}. "
             f"{_remedy(array.shape, entry.shape)}"
         )
+    letters = sidecar.layout if sidecar.layout and len(sidecar.layout) == array.ndim else "N"
+    if "N" in letters and array.ndim > 1 and not array.shape[letters.index("N")]:
+        raise InputError(f"{path}: holds no samples: '{entry.name}' met {_written(array.shape)}. Give one or more.")
     return _cast(array, entry, path)
 
 

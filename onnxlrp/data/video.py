@@ -229,7 +229,7 @@ def _opened(path: Path, vectors: bool) -> Iterator[tuple[Any, Any]]:
             yield container, stream
     except av.FFmpegError as error:
         raise InputError(
-            f"{path}: not a readable video ({error}). Give a whole file that FFmpeg can decode."
+            f"{path}: not a readable video ({error.strerror or error}). Give a whole file that FFmpeg can decode."
         ) from error
 
 

@@ -23,8 +23,8 @@ from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Explanation
 from onnxlrp.files import atomic_write, require_writable, write_json
 from onnxlrp.report import summary
-from onnxlrp.report.notes import detections_of, notes_on
-from onnxlrp.report.pictures import Painter, Sheet, framing_of
+from onnxlrp.report.notes import detections_of, notes_on, notes_on_result
+from onnxlrp.report.pictures import Painter, Sheet
 from onnxlrp.report.sheet import Shown, Style
 from onnxlrp.target import Target
 from onnxlrp.version import VERSION
@@ -215,7 +215,8 @@ class Gallery:
             entry.results.append(summary.result_as_dict(explanation, position))
             entry.warnings += [text for text in explanation.warnings if text not in entry.warnings]
             entry.files.append(self._write_relevance(entry.name, explanation, position))
-            self._tell_framing(explanation)
+            told = {**dict.fromkeys(self._notes), **dict.fromkeys(notes_on_result(self.explainers[0], explanation))}
+            self._notes = list(told)
             entry.files += self._painter.draw_classes(entry.name, explanation, position)
         title = f"{entry.name}: {summary.spoken(top[:1])}" if top else entry.name
         sheet = self._painter.sheet(one.sample, title, results, position)
@@ -227,17 +228,6 @@ class Gallery:
         else:
             entry.files += self._painter.draw(sheet)
         self._advance(1)
-
-    def _tell_framing(self, explanation: Explanation) -> None:
-        """Once per tensor that is no content: that it is not drawn, and what it got."""
-        whole = sum(float(np.abs(array).sum()) for array in explanation.relevance.values())
-        for name in framing_of(explanation):
-            share = float(np.abs(explanation.relevance[name]).sum()) / (whole or 1.0)
-            if not any(f"'{name}'" in text for text in self._notes):
-                self._notes.append(
-                    f"'{name}' says which tokens are read and is not drawn; it got {share:.1%} of Σ|R| (in the .npz). "
-                    "--input NAME explains only what it names."
-                )
 
     def _write_relevance(self, name: str, explanation: Explanation, position: int) -> str:
         file = f"{name}-{explanation.method}.npz"

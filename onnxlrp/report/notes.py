@@ -1,15 +1,23 @@
-"""What is explained where nobody said it: of several outputs the first, of a detector its best detection."""
+"""What is explained where nobody said it: of several outputs the first, of a detector its best, a probability."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from onnxlrp.explain import Explainer
+from onnxlrp.explanation import Explanation
+from onnxlrp.report.pictures import framing_of
+from onnxlrp.report.summary import explains_probability
 
 FLAT_OF = 4
 """Axes of a picture's batch: what reads one and lists rows of numbers lists detections."""
 
 MOST_NAMED = 4
+
+PROBABILITY = (
+    "A probability is explained, for no logits were found behind it: what speaks for other classes counts against it, "
+    "and little is left where it is close to 1. Name the logits with --logits, or any tensor with --output."
+)
 
 
 def detections_of(explainer: Explainer) -> tuple[int | None, int] | None:
@@ -51,3 +59,14 @@ def notes_on(explainer: Explainer, *, chosen: bool) -> Iterator[str]:
             f"Each detection has {numbers} numbers: where one is a background class or an edge of a box, name the "
             "score you mean, as in --target detection:best:1."
         )
+
+
+def notes_on_result(explainer: Explainer, explanation: Explanation) -> Iterator[str]:
+    """What a batch's numbers tell, in words that are the same for every batch."""
+    for name in framing_of(explanation):
+        yield (
+            f"'{name}' says which tokens are read and is not drawn; what it got is told as its share in explain.json. "
+            "--input NAME explains only what it names."
+        )
+    if explains_probability(explainer, explanation, 0):
+        yield PROBABILITY

@@ -121,7 +121,7 @@ def plain_view(drawing: Drawing, sample: Sample, sidecar: Sidecar, style: Style)
     tokens = _tokens(drawing, sample)
     names = _column_names(found.values.size, sidecar)
     if tokens is not None and len(tokens) <= MOST_NAMED_TOKENS:
-        names = [f"{position}: {token}" for position, token in enumerate(tokens)]
+        names = [f"{token} (at {position})" for position, token in enumerate(tokens)]
     return Bars(drawing.title, found.values, found.kind, names, tokens=tokens)
 
 

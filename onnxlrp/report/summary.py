@@ -63,6 +63,14 @@ def class_scores(explainer: Explainer, explanation: Explanation, sample: int) ->
     return np.asarray(row, np.float64).reshape(-1)
 
 
+def explains_probability(explainer: Explainer, explanation: Explanation, sample: int) -> bool:
+    """Whether probabilities themselves are explained, unasked, because no logits were found behind them."""
+    output, scores = explainer.output, class_scores(explainer, explanation, sample)
+    if scores is None or output.tensor is not output.asked or output.because == "as asked":
+        return False
+    return bool(np.isfinite(scores).all() and scores.min() >= 0 and abs(scores.sum() - 1) < SUM_TOLERANCE)
+
+
 def as_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Probabilities as they are, logits through a softmax; None for values that are not finite."""
     if not np.isfinite(scores).all():
@@ -139,6 +147,16 @@ def conservation_of(explanation: Explanation, sample: int) -> dict[str, Any] | N
     }
 
 
+def shares_of(explanation: Explanation, sample: int) -> dict[str, float] | None:
+    """Of Σ|R|, what each explained tensor got; None of a single one, and where every class is explained."""
+    if len(explanation.relevance) < 2 or explanation.score.ndim > 1:
+        return None
+    count = len(explanation.score)
+    rows = {name: a[sample] if a.ndim and len(a) == count else a for name, a in explanation.relevance.items()}
+    sizes = {name: float(np.abs(row).sum(dtype=np.float64)) for name, row in rows.items()}
+    return {name: size / (sum(sizes.values()) or 1.0) for name, size in sizes.items()}
+
+
 def target_of(explanation: Explanation, sample: int) -> Any:
     """The target of one sample as JSON can say it."""
     target = explanation.target[sample] if isinstance(explanation.target, list) else explanation.target
@@ -156,6 +174,7 @@ def result_as_dict(explanation: Explanation, sample: int) -> dict[str, Any]:
         "label": explanation.label(sample),
         "score": score,
         "conservation": conservation_of(explanation, sample),
+        "shares": shares_of(explanation, sample),
         "seconds": round(explanation.seconds / max(len(explanation), 1), 6),
         "provider": explanation.providers[0] if explanation.providers else None,
     }

@@ -36,7 +36,8 @@ DARK = 110.0
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 17px/1.7 Georgia, serif; max-width: 46em; margin: 2em auto; padding: 0 1em; color: #191919 }}
+body {{ font: 17px/1.7 Georgia, serif; max-width: 46em; margin: 2em auto; padding: 0 1em }}
+html {{ color: #191919; background: #fff }}
 h1 {{ font: bold 15px/1.4 sans-serif; white-space: pre-line }} p {{ white-space: pre-wrap }}
 mark {{ border-radius: 3px; padding: 1px 2px }} small {{ color: #666; font-family: sans-serif }}
 </style></head><body><h1>{title}</h1><p>{text}</p>
