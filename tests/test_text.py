@@ -111,7 +111,7 @@ def test_tokenizer_json_groups_pieces(tmp_path: Path) -> None:
 def test_a_missing_tokenizers_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tokenizer.json").write_text('{"model": {"type": "WordPiece"}}')
     monkeypatch.setitem(__import__("sys").modules, "tokenizers", None)
-    with pytest.raises(Unsupported, match=r"pip install onnxlrp\[text\]"):
+    with pytest.raises(Unsupported, match=r"pip install 'onnxlrp\[text\]"):
         tokenizer_of("tokenizer.json", tmp_path)
 
 

@@ -227,7 +227,7 @@ def test_a_video_that_would_fill_the_memory_is_refused(tmp_path: Path, monkeypat
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(Unsupported, match=r"pip install onnxlrp\[video\]"):
+    with pytest.raises(Unsupported, match=r"pip install 'onnxlrp\[video\]"):
         read_video(tmp_path / "clip.mp4")
 
 
