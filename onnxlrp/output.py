@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -54,7 +55,7 @@ class Output:
             return None
         axis = 1 if self.batched else 0
         size = self.asked.shape[axis] if len(self.asked.shape) > axis else 1
-        return size if isinstance(size, int) else None
+        return size if isinstance(size, int) else _columns_picked(self.asked)
 
 
 def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) -> Output:
@@ -88,6 +89,15 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
         readers = sorted((use.node for use in tensor.uses()), key=lambda node: node.op_type not in PROBABILITIES)
         because = "the logits" + "".join(f" before {node.op_type} '{node.name}'" for node in readers[:1])
     return _output(asked, tensor, graph, because)
+
+
+def _columns_picked(value: ir.Value) -> int | None:
+    """How many columns an ArrayFeatureExtractor takes, whose numbers may be a scalar; None for all others."""
+    node = value.producer()
+    numbers = node.inputs[1] if node is not None and node.op_type == "ArrayFeatureExtractor" else None
+    sizes = list(numbers.shape) if numbers is not None and numbers.shape is not None else [None]
+    known = [size for size in sizes if isinstance(size, int)]
+    return math.prod(known) if len(known) == len(sizes) else None
 
 
 def _members(value: ir.Value) -> list[ir.Value]:
@@ -144,7 +154,7 @@ def _table_of(outputs: list[ir.Value]) -> ir.Value | None:
     table = tables.pop() if len(tables) == 1 and len(found) > 1 else None
     if table is None or table.shape is None or len(table.shape) != 2 or [i for _, i in found] != [*range(len(found))]:
         return None
-    return table if table.shape[1] == len(found) else None
+    return table if table.shape[1] == len(found) or not isinstance(table.shape[1], int) else None
 
 
 def _cut_from(value: ir.Value) -> tuple[ir.Value | None, int]:

@@ -220,6 +220,7 @@ NAMED: dict[str, tuple[Make, dict[str, Any]]] = {
     "a table of labels": (lambda: scaled(linear_model.SGDClassifier(loss="log_loss")), {"zipmap": False}),
     "a classifier's attributes": (lambda: ensemble.RandomForestClassifier(4, random_state=0), {"zipmap": False}),
     "one column an output": (lambda: scaled(linear_model.LogisticRegression()), {"zipmap": "columns"}),
+    "a vote of pairs, one column an output": (lambda: scaled(svm.SVC()), {"zipmap": "columns"}),
     "a machine with probabilities": (lambda: svm.SVC(probability=True), {"zipmap": "columns"}),
 }  # fmt: skip
 
@@ -243,8 +244,9 @@ def test_probabilities_that_are_divided_by_their_sum_are_explained_by_the_scores
     np.testing.assert_allclose(found.score, scores.max(axis=1), rtol=1e-4)
 
 
-def test_one_score_of_two_classes_speaks_for_the_second() -> None:
-    model, found = explained(svm.LinearSVC(), FLOWERS, np.where(TWO, "tall", "small"))
+@pytest.mark.parametrize("line", [svm.LinearSVC, linear_model.RidgeClassifier])
+def test_one_score_of_two_classes_speaks_for_the_second(line: Make) -> None:
+    model, found = explained(line(), FLOWERS, np.where(TWO, "tall", "small"))
     np.testing.assert_allclose(found.score, model.decision_function(FLOWERS[::30]), rtol=1e-4)
     assert {found.label(row) for row in range(len(found))} == {"tall"}
 

@@ -129,7 +129,9 @@ def _give_rank(node: ir.Node) -> bool:
     rank = _rank_of(node)
     for value in node.outputs if rank is not None else ():
         value.shape = ir.Shape([None] * (rank or 0))
-        if value.dtype is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
+        if node.op_type == "Tokenizer":
+            value.type = ir.TensorType(ir.DataType.STRING)
+        elif value.dtype is None and node.inputs[0] is not None and node.inputs[0].dtype is not None:
             value.type = ir.TensorType(node.inputs[0].dtype)
     return rank is not None
 
