@@ -311,6 +311,24 @@ nbits("eight_and_zeros", 8, "packed")
 nbits("fast", 4, "packed", accuracy_level=4)
 
 
+def mixture(kind: str, bits: int, normalised: int) -> None:
+    @case("QMoE")
+    def of_experts(c: Case) -> None:
+        experts, wide, inner = 4, 32, 32
+        packed = [(experts, inner, wide * bits // 8), (experts, wide, inner * bits // 8)]
+        first, second = (
+            [c.whole(*s, dtype=np.uint8), c.constant(0.2 / 2**bits * (1 + c.random.random(s[:2])))] for s in packed
+        )
+        names = {"k": 2, "expert_weight_bits": bits, "activation_type": kind, "normalize_routing_weights": normalised}
+        y = c.node("QMoE", c.input(3, wide), c.input(3, experts), *first, "", *second, domain=MICROSOFT, **names)
+        c.output(y, 2)
+
+
+mixture("relu", 4, 1)
+mixture("silu", 8, 1)
+mixture("gelu", 4, 0)
+
+
 def bnb4(kind: int) -> None:
     @case("MatMulBnb4")
     def matmul(c: Case) -> None:

@@ -5,6 +5,7 @@ from onnxlrp.lowering import (  # noqa: F401 - importing registers
     attention,
     blocked,
     classical,
+    experts,
     group_query,
     linear,
     normalisation,

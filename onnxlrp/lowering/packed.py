@@ -134,7 +134,6 @@ not_lowered(
     "MatMulBlockQuantizedFp8Weight",
     "MatMulNBitsMlp",
     "MatMulNBitsQkv",
-    "QMoE",
 )
 not_lowered("no provider of onnxruntime runs it", "DequantizeBFP", "QuantizeBFP", "MatMulFpQ4", "MatMulInteger16")
 not_lowered("no provider of onnxruntime runs it", "MulInteger", "ReduceSumInteger")
