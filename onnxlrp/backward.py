@@ -131,6 +131,8 @@ def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | 
         raise Defect(f"The rule {decision.rule} returned {len(contributions)} entries for {len(unit.inputs)} operands.")
     checked: list[ir.Value | None] = []
     for index, (operand, contribution) in enumerate(zip(unit.inputs, contributions, strict=True)):
+        if operand is not None and contribution is not None and lists.is_list(operand):
+            contribution.type = lists.LIST
         if operand is None or contribution is None or index not in decision.signals:
             if contribution is not None and index in step.asked and step.account is not None:
                 step.account("constant", contribution)
@@ -139,8 +141,6 @@ def _checked(decision: Decision, step: Step, contributions: Sequence[ir.Value | 
             dims = step.facts.dims(unit.outputs[0])
             checked.append(unbroadcast(step.emit, step.facts, contribution, operand, dims))
         else:
-            if lists.is_list(operand):
-                contribution.type = lists.LIST
             checked.append(contribution)
     return checked
 

@@ -231,6 +231,9 @@ def _is_homogeneous(decision: Decision) -> bool:
     family = operator.family_for(signals)
     if family is Family.POINTWISE:
         return decision.unit.op_type in HOMOGENEOUS
+    node = decision.unit.nodes[-1]
+    if node.op_type in ("ScatterElements", "ScatterND") and node.attributes.get_string("reduction") == "mul":
+        return False
     linear = family in (Family.LINEAR, Family.SUM, Family.MOVEMENT, Family.CHOICE, Family.CONTROL)
     return linear and not any(index in operator.parameters for index in signals)
 

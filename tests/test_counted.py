@@ -49,6 +49,16 @@ NETS |= {
         ' { s = Constant <value_floats = [1.0, 1.0, 2.0, 2.0]> () y = Resize <mode = "linear"> (x, r, s) }',
         {"x": X[None, None], "r": np.zeros(0, np.float32)},
     ),
+    "a list that begins with nothing": (
+        "(float[3, 4] x) => (float[N, 4] y) { l = SequenceEmpty () m = SequenceInsert (l, x) n = SequenceInsert (m, x)"
+        " y = ConcatFromSequence <axis = 0> (n) }",
+        {},
+    ),
+    "factors written by position": (
+        "(float[3, 4] x, float[2, 4] u) => (float[3, 4] y)"
+        ' { i = Constant <value = int64[2, 1] {0, 2}> () y = ScatterND <reduction = "mul"> (x, i, u) }',
+        {"u": X[:2]},
+    ),
     "no past": (
         "(float[B, T, 4] x, float[B, P, 4] p) => (float[B, 4] y)"
         " { a = Concat <axis = 1> (p, x) n = Constant <value_ints = [1]> () y = ReduceSum <keepdims = 0> (a, n) }",
