@@ -223,6 +223,21 @@ def branches(sign: float) -> Net:
     return Net(nodes, inputs, [tensor("y", "batch", HIDDEN)], feeds, constants)
 
 
+def turn_as_a_vector() -> Net:
+    """The number of the turn is declared as a vector of one, as tf2onnx writes CropAndResize."""
+    inside = [
+        node("Identity", ["go"], ["more"]),
+        node("Gather", ["x", "i"], ["row"], axis=0),
+        node("MatMul", ["row", "W"], ["a"]),
+        node("Tanh", ["a"], ["b"]),
+        node("Squeeze", ["b", "zeros"], ["out"]),
+    ]
+    body = graph(inside, [whole("i", 1), truth("go")], [truth("more"), tensor("out", HIDDEN)])
+    nodes = [node("Loop", ["turns", "yes"], ["y"], body=body)]
+    constants = {"W": W, "zeros": np.zeros(1, np.int64), "turns": np.int64(BATCH), "yes": np.bool_(True)}
+    return Net(nodes, [tensor("x", BATCH, WIDE)], [tensor("y", "n", HIDDEN)], {"x": numbers(BATCH, WIDE)}, constants)
+
+
 def branch_that_is_a_constant() -> Net:
     """The branch not taken has no nodes: its weight is what it gives, as PyTorch writes an empty bag of embeddings."""
     weight = helper.make_tensor("nothing", TensorProto.FLOAT, [1, HIDDEN], [0.5] * HIDDEN)
@@ -443,6 +458,7 @@ NETS: dict[str, Callable[[], Net]] = {
     "a Loop whose state grows": loop_that_grows,
     "a branch, taken": lambda: branches(1.0),
     "the other branch": lambda: branches(-1.0),
+    "a turn that is a vector of one": turn_as_a_vector,
     "a branch that is a constant": branch_that_is_a_constant,
     "a branch in a Scan in a Loop": branch_inside_scan_inside_loop,
     "fused operators in a branch in a Loop": lambda: fused_in_a_loop(True),

@@ -93,7 +93,7 @@ def _loop_forward(step: Step, body: Body) -> tuple[ir.Value, Sequence[ir.Value],
     for value, state in zip(last, body.inputs[FIRST_STATE:], strict=True):
         value.type = state.type
     kept = dict(zip([*listed, TURN, *stacked], found, strict=True))
-    turns = emit.Squeeze(emit.Shape(kept[TURN]), [0])
+    turns = emit.Squeeze(emit.dim(kept[TURN], 0), [0])
     ways = {i: _from_list(kept[i]) if i in listed else _from_stack(kept[i]) for i in [*listed, *stacked]}
     return turns, last, [ways.get(i, _of_no_turn) for i in states]
 
