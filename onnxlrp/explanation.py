@@ -10,6 +10,9 @@ import numpy as np
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
+MOST_TOLD = 8
+"""Samples of a batch that `str` speaks of."""
+
 SMALL, NEAR = 0.1, 2.0
 """A score below this share of Σ |R| is small; of such a score a share beyond this factor is no measure of loss."""
 
@@ -99,11 +102,19 @@ class Explanation:
         return f"{self.method}{preset}: {self.label(sample)}, score {float(self.score[sample]):.3g}"
 
     def __str__(self) -> str:
-        lines = [self.title(i) for i in range(min(len(self), 8))]
+        if self.score.ndim > 1:
+            classes, samples = self.score.shape
+            lines = [f"{self.method}: {classes} classes of {samples} samples, scores of shape {list(self.score.shape)}"]
+        else:
+            lines = [self.title(i) for i in range(min(len(self), MOST_TOLD))]
+            lines += [f"… ({len(self)} samples)"] if len(self) > MOST_TOLD else []
         lines += [f"relevance of '{name}': {list(array.shape)}" for name, array in self.relevance.items()]
-        if self.conservation is not None:
+        if self.conservation is not None and self.score.ndim == 1:
             lines.append(str(self.conservation))
         return "\n".join(lines + [f"warning: {text}" for text in self.warnings])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def plot(self, sample: int = 0, name: str | None = None) -> Any:
         """A matplotlib figure of one sample: a heatmap for pictures, bars for columns."""

@@ -231,3 +231,13 @@ def test_a_file_without_samples_and_a_broken_recording_are_the_callers_mistake(t
     (tmp_path / "short.wav").write_bytes(b"RIFF")
     with pytest.raises(onnxlrp.InputError, match="ends before the heading of a WAV file does"):
         read_sound(tmp_path / "short.wav")
+
+
+def test_a_prompt_shows_words_and_not_arrays() -> None:
+    explainer = onnxlrp.Explainer(DEMO / "shapes.onnx", providers="cpu")
+    assert repr(explainer) == "Explainer(shapes.onnx: lrp epsilon-gamma-box of 'logits' to image)"
+    assert repr(explainer.plan).splitlines()[0].endswith("image ← logits")
+    x = np.zeros((2, 3, 64, 64), np.float32)
+    one = repr(explainer.explain(x, target="star"))
+    assert one.startswith("lrp epsilon-gamma-box: star, score") and "relevance of 'image': [2, 3, 64, 64]" in one
+    assert repr(explainer.explain(x, target="all")).startswith("lrp: 4 classes of 2 samples")

@@ -121,6 +121,10 @@ class Explainer:
             require_floats(self.method, self._endpoints[1])
         self.labels = names_for(self.output.classes, self.labels)
 
+    def __repr__(self) -> str:
+        method = " ".join(filter(None, (self.method.name, self.preset)))
+        return f"Explainer({self.model.name}: {method} of '{self.output.tensor.name}' to {', '.join(self.explained)})"
+
     def on(self, model: Source | Model) -> Explainer:
         """The same choices on another model, such as this one with other weights."""
         return Explainer(

@@ -124,6 +124,9 @@ class Plan(Region):
             ("  " * depth + d.unit.name, d.unit.described_type, str(d.rule), d.source) for depth, d in self.levels()
         ]
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         rows = [("layer", "operator", "rule", "because"), *self.rows()]
         widths = [min(max(len(row[i]) for row in rows), 60) for i in range(3)]
