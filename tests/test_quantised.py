@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -392,6 +392,37 @@ def test_a_quantised_network_is_explained_as_deployed(name: str, tmp_path: Path)
     model = quantised(tmp_path, name)
     assert_explained_as_deployed(model, photos(9))
     assert "the float view rounds to the deployed integers" in str(verify(model, photos(9), providers="cpu"))
+
+
+def with_constants_in_nodes(model: onnx.ModelProto) -> None:
+    written = [
+        helper.make_node("Constant", [], [w.name], f"constant/{w.name}", value=w) for w in model.graph.initializer
+    ]
+    nodes = [*written, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def without_zero_points(model: onnx.ModelProto) -> None:
+    """Where they are the default."""
+    weights = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+    for node in model.graph.node:
+        zero = weights[node.input[2]] if node.op_type == "DequantizeLinear" and len(node.input) > 2 else None
+        if zero is not None and not zero.any():
+            del node.input[2]
+
+
+@pytest.mark.parametrize("rewrite", [with_constants_in_nodes, without_zero_points])
+def test_another_way_of_writing_scales_changes_nothing(
+    rewrite: Callable[[onnx.ModelProto], None], tmp_path: Path
+) -> None:
+    model = quantised(tmp_path, "QDQ, int8 per channel")
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    rewrite(other)
+    assert other != model
+    found = [Explainer(proto, target=3).explain(photos(9)) for proto in (model, other)]
+    np.testing.assert_array_equal(found[0].outputs["y"], found[1].outputs["y"])
+    np.testing.assert_allclose(found[0].relevance["x"], found[1].relevance["x"], rtol=1e-4, atol=1e-6)
 
 
 def test_both_formats_of_one_network_are_explained_alike(tmp_path: Path) -> None:
