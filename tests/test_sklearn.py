@@ -318,3 +318,14 @@ def test_a_dictionary_as_input_is_refused_with_what_to_do() -> None:
     exported = skl2onnx.to_onnx(model, initial_types=types, target_opset=17)
     with pytest.raises(Unsupported, match=r"'x' of the model is a dictionary.*feed the columns as a tensor"):
         Explainer(exported.SerializeToString())
+
+
+def test_what_a_forest_concludes_from_a_word_that_is_absent_is_told_to_the_ledger() -> None:
+    """No word of the text can get it."""
+    texts = np.array(["the cat sat", "a dog ran", "the cat ran", "dogs sat"] * 5)
+    model = join(feature_extraction.text.CountVectorizer(lowercase=False), tree.DecisionTreeRegressor(random_state=0))
+    model.fit(texts, np.array([1.0, 2.0, 3.0, 4.0] * 5))
+    exported = skl2onnx.to_onnx(model, initial_types=[("x", StringTensorType([None, 1]))], target_opset=17)
+    verdict = verify(exported.SerializeToString(), texts[:4, None])
+    assert verdict.holds, str(verdict)
+    assert any(row.taken.get("absent") for row in verdict.ledger)

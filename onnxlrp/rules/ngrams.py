@@ -79,6 +79,8 @@ def to_the_words(step: Step, relevance: ir.Value) -> list[Contribution]:
     for window in windows:
         count = emit.ScatterElements(count, window.columns, window.found, axis=1, reduction="add")
     each = emit.quotient(given, count, 0.0)
+    if step.account is not None:
+        step.account("absent", emit.Where(emit.Equal(count, 0.0), given, 0.0))
     total: Contribution = None
     for window in windows:
         share = emit.GatherElements(each, window.columns, axis=1) * window.found * (1.0 / window.length)
