@@ -23,6 +23,8 @@ def find_logits(value: ir.Value) -> ir.Value:
         node = _before_rounding(found.producer())
         if node is not None and (shown := _integer_logits(node)) is not None:
             return shown
+        if node is not None and (spelled_out := _softmax_in_pieces(node)) is not None:
+            return spelled_out
         if node is not None and (parts := _shares_of(node)) is not None:
             found, divided = parts, True
             continue
@@ -35,8 +37,6 @@ def find_logits(value: ir.Value) -> ir.Value:
         if node.op_type == "Where" and READ_AS in node.metadata_props and node.inputs[2] is not None:
             found = node.inputs[2]
             continue
-        if node.op_type == "Div" and (spelled_out := _softmax_in_pieces(node)) is not None:
-            return spelled_out
         if node.op_type == "Exp" and (before := _before_exp(node, value)) is not None:
             return before
         if node.op_type == "Mul" and (same := _rescaled(node)) is not None:
@@ -128,6 +128,8 @@ def _integer_logits(node: ir.Node) -> ir.Value | None:
 
 def _softmax_in_pieces(node: ir.Node) -> ir.Value | None:
     """x of exp(x − max x) / Σ exp(x − max x), as TensorFlow and JAX exporters spell a softmax out."""
+    if node.op_type != "Div" or node.domain:
+        return None
     numerator, denominator = node.inputs
     exponential = numerator.producer() if numerator is not None else None
     total = _behind_movement(denominator)

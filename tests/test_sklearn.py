@@ -21,6 +21,7 @@ from sklearn import (  # noqa: E402
     calibration,
     cluster,
     decomposition,
+    discriminant_analysis,
     ensemble,
     feature_extraction,
     gaussian_process,
@@ -329,3 +330,16 @@ def test_what_a_forest_concludes_from_a_word_that_is_absent_is_told_to_the_ledge
     verdict = verify(exported.SerializeToString(), texts[:4, None])
     assert verdict.holds, str(verdict)
     assert any(row.taken.get("absent") for row in verdict.ledger)
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18])
+def test_a_softmax_that_is_spelled_out_is_stepped_over(opset: int) -> None:
+    model = discriminant_analysis.QuadraticDiscriminantAnalysis(reg_param=0.1).fit(FLOWERS, KINDS)
+    exported = skl2onnx.to_onnx(
+        model,
+        initial_types=[("x", FloatTensorType([None, 4]))],
+        options={id(model): {"zipmap": False}},
+        target_opset={"": opset, "ai.onnx.ml": 1},
+    )
+    found = Explainer(exported.SerializeToString()).explain(FLOWERS[::30])
+    np.testing.assert_allclose(found.score, model.decision_function(FLOWERS[::30]).max(axis=1), rtol=1e-3)
