@@ -25,7 +25,9 @@ from onnxlrp.rules.step import Step
 LINEAR_CHAIN, DECOMPOSED_ACTIVATION = "LinearChain", "DecomposedActivation"
 
 LONGEST_ACTIVATION = 16
-"""Nodes that one activation may be written in (tanh-GELU takes 8 to 10)."""
+"""Nodes that one activation may be written in (tanh-GELU takes 8 to 10), roundings between them not counted."""
+
+ROUNDING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
 def units_of(graph: ir.Graph, facts: Facts, keep: Collection[ir.Value], *, merge: bool) -> list[Unit]:
@@ -220,7 +222,8 @@ def _activation(
     while len(frontier) > 1:
         latest = max(frontier, key=lambda v: -1 if v.producer() is None else position.get(v.producer(), -1))  # type: ignore[arg-type]
         node = latest.producer()
-        if node is None or node in taken or len(region) >= LONGEST_ACTIVATION:
+        counted = [inside for inside in region if inside.op_type not in ROUNDING]
+        if node is None or node in taken or len(counted) >= LONGEST_ACTIVATION:
             return None
         if not _is_elementwise(node, facts) or latest in visible or any(u.node not in region for u in latest.uses()):
             return None

@@ -460,6 +460,23 @@ def test_a_gate_is_found_behind_its_rounding() -> None:
     assert "gate" in gated.source, gated.source
 
 
+def test_an_activation_in_pieces_is_one_layer_through_its_roundings() -> None:
+    """A GELU, its one held in 16 bits by onnxruntime's own operator."""
+    nodes = [
+        product("x", "m"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["one"], "constant", domain="com.microsoft"),
+        helper.make_node("Erf", ["m"], ["e"], "erf"),
+        *pair("e", "s", "z", "f"),
+        helper.make_node("Add", ["f", "one"], ["g"], "shift"),
+        *pair("g", "s", "z", "h"),
+        helper.make_node("Mul", ["m", "h"], ["y"], "gelu"),
+    ]
+    model = small(nodes, s=1e-4, z=(TensorProto.INT16, 0), q=(TensorProto.INT16, 10000), w=WEIGHT)
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    plan = Explainer(model, providers="cpu").plan
+    assert any({"erf", "shift", "gelu"} <= unit.names for unit in plan.units), str(plan)
+
+
 def test_rules_and_plans_speak_of_the_files_nodes(tmp_path: Path) -> None:
     model = quantised(tmp_path, "QOperator, uint8")
     (name,) = [node.name for node in model.graph.node if node.op_type == "QLinearConv" and "c_conv" in node.name]
