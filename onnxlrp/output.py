@@ -78,6 +78,10 @@ def find_output(graph: ir.Graph, name: str | None, logits: str | None = None) ->
         return _output(asked, value, graph, "the sidecar's logits")
     tensors = [tensor for value in graph.outputs for tensor in (_members(value)[:1] if is_list(value) else [value])]
     floats = [value for value in tensors if value.dtype in FLOATS]
+    if not floats and is_list(graph.outputs[0]):
+        raise Unsupported(
+            f"'{graph.outputs[0].name}' is a list of tensors, and a single tensor is explained. Name one with output=."
+        )
     asked, because = _scores(graph.outputs[0]) if not floats else floats[0], "first float output"
     if not floats:
         because = "the scores behind the labels"

@@ -11,7 +11,7 @@ import pytest
 
 import onnxlrp
 from onnxlrp.checks import verify
-from onnxlrp.errors import InputError
+from onnxlrp.errors import InputError, Unsupported
 
 X = np.array([[3.0, 1.0, 2.0, 5.0], [2.0, 4.0, -1.0, 0.5], [3.0, 1.0, 2.0, 5.0]], np.float32)
 
@@ -76,6 +76,13 @@ def test_the_size_of_an_output_may_follow_from_values(name: str) -> None:
     text, feeds = NETS[name]
     verdict = verify(net(text), {"x": X} | feeds)
     assert verdict.holds, str(verdict)
+
+
+@pytest.mark.parametrize("sizes", ["(x)", "(x, n)"])
+def test_a_list_that_is_the_only_output_is_refused(sizes: str) -> None:
+    text = f"(float[3, 4] x) => (seq(float[3, 1]) y) {{ n = Constant <value_int = 2> () y = SplitToSequence {sizes} }}"
+    with pytest.raises(Unsupported, match="'y' is a list"):
+        onnxlrp.Explainer(net(text))
 
 
 def test_an_empty_batch_is_refused() -> None:
