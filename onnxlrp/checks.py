@@ -13,23 +13,23 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxlrp.agreement import view_agrees
 from onnxlrp.blame import ours
 from onnxlrp.compile import Compiled, Request, compile_model
-from onnxlrp.differences import gradient_agrees, nearby, sizes_among
 from onnxlrp.errors import ModelError
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
 from onnxlrp.findings import Finding, LedgerRow, Verdict
+from onnxlrp.judging.agreement import view_agrees
+from onnxlrp.judging.differences import gradient_agrees, nearby, sizes_among
+from onnxlrp.judging.made_up import sample_input
 from onnxlrp.ledger import BY_DESIGN, UNEXPLAINED, Ledger
-from onnxlrp.made_up import sample_input
-from onnxlrp.missing_bias import GIVEN
 from onnxlrp.model import Model, Source, read
 from onnxlrp.plan import Decision
 from onnxlrp.prepare import prepare
 from onnxlrp.prepare.dynamic_batch import fixed_batch
 from onnxlrp.prepare.widen import WIDENED
 from onnxlrp.presets import Box, Layer
+from onnxlrp.reading.missing_bias import GIVEN
 from onnxlrp.rules.decompositions import Epsilon, Rule
 from onnxlrp.rules.registry import Family
 from onnxlrp.rules.simple import EachLayer, Own, Pass, Route, WinnerTakesAll

@@ -15,13 +15,13 @@ import onnx.inliner
 import onnx_ir as ir
 
 from onnxlrp.errors import ModelError, Unsupported
-from onnxlrp.exporters import exporter_of
-from onnxlrp.missing_bias import give_missing_biases
-from onnxlrp.shapes import declare_operands, infer_shapes
-from onnxlrp.sparse import make_dense
-from onnxlrp.storage import read_skeleton
-from onnxlrp.structure import check_structure
-from onnxlrp.upgrade import upgrade
+from onnxlrp.reading.exporters import exporter_of
+from onnxlrp.reading.missing_bias import give_missing_biases
+from onnxlrp.reading.shapes import declare_operands, infer_shapes
+from onnxlrp.reading.sparse import make_dense
+from onnxlrp.reading.storage import read_skeleton
+from onnxlrp.reading.structure import check_structure
+from onnxlrp.reading.upgrade import upgrade
 
 LOWEST_IR_VERSION, HIGHEST_IR_VERSION = 8, 11
 """What explainers are written in: 8 goes with opset 16, and no onnxruntime of the last years stops at less than 11."""

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from onnxlrp.explain import Explainer
-from onnxlrp.storage import read_skeleton
+from onnxlrp.reading.storage import read_skeleton
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxlrp.errors import ChoiceError, InputError, ModelError, OutOfMemory, Unsupported
-from onnxlrp.storage import array_of, split_weights
+from onnxlrp.reading.storage import array_of, split_weights
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx
 from shared import SHARED
 
-from onnxlrp.exporters import name_of
 from onnxlrp.findings import Finding, Verdict
+from onnxlrp.reading.exporters import name_of
 
 ZOO = SHARED / "zoo"
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "exporters.md"

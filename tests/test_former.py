@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import onnxlrp
-from onnxlrp.former import RESTATED
+from onnxlrp.reading.former import RESTATED
 from onnxlrp.session import Session
 
 X = np.random.default_rng(0).normal(size=(2, 3, 6, 5)).astype(np.float32)

@@ -24,7 +24,7 @@ from nets import must
 import onnxlrp
 from onnxlrp.checks import verify
 from onnxlrp.errors import Defect, OnnxlrpError
-from onnxlrp.made_up import sample_input
+from onnxlrp.judging.made_up import sample_input
 
 Model = onnx.ModelProto
 

@@ -18,16 +18,16 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from quantised_cases import CASES, Case, built
 
 from onnxlrp import Explainer, read
-from onnxlrp.agreement import view_agrees
 from onnxlrp.checks import verify
 from onnxlrp.data import inputs_of, load, meaning_of
 from onnxlrp.deployed import float_view
+from onnxlrp.judging.agreement import view_agrees
+from onnxlrp.judging.unrounded import without_rounding
 from onnxlrp.lowering import fused
 from onnxlrp.lowering.fused import views
 from onnxlrp.metrics import spearman
 from onnxlrp.prepare import prepare
 from onnxlrp.rules.quantised import bounds
-from onnxlrp.unrounded import without_rounding
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 

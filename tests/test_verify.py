@@ -12,8 +12,8 @@ import pytest
 
 from onnxlrp import Explainer, checks
 from onnxlrp.checks import verify
-from onnxlrp.differences import TOLERANCE
 from onnxlrp.findings import Finding, Verdict
+from onnxlrp.judging.differences import TOLERANCE
 from onnxlrp.rules import registry
 from onnxlrp.rules.registry import lookup
 

@@ -14,8 +14,8 @@ from shared import needs
 
 from onnxlrp.checks import verify
 from onnxlrp.errors import Unsupported
-from onnxlrp.exporters import exporter_of
 from onnxlrp.findings import Verdict
+from onnxlrp.reading.exporters import exporter_of
 
 ENTRIES = entries()
 

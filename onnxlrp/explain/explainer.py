@@ -39,9 +39,9 @@ from onnxlrp.output import Output, find_output
 from onnxlrp.plan import Plan, Rules
 from onnxlrp.prepare import prepare
 from onnxlrp.presets import Box, find_preset
+from onnxlrp.reading.storage import write_model
 from onnxlrp.rules.named import parse_rule
 from onnxlrp.session import Arrays
-from onnxlrp.storage import write_model
 from onnxlrp.target import LARGEST, Resolved, Target, resolve
 from onnxlrp.version import VERSION
 

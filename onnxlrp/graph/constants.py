@@ -13,7 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxlrp.graph.flow import subgraphs
-from onnxlrp.storage import array_of
+from onnxlrp.reading.storage import array_of
 
 Dimension = int | str | None
 

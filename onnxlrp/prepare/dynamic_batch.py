@@ -15,8 +15,8 @@ import onnx_ir.passes.common as passes
 from onnxlrp.errors import InputError, ModelError
 from onnxlrp.graph import a_category, operands
 from onnxlrp.prepare.inside import infer_inside
+from onnxlrp.reading.storage import array_of
 from onnxlrp.session import Arrays, Session
-from onnxlrp.storage import array_of
 
 BATCH = "batch"
 

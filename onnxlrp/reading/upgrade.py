@@ -14,8 +14,8 @@ import onnx.shape_inference
 import onnx.version_converter
 
 from onnxlrp.errors import Unsupported
-from onnxlrp.former import restate
-from onnxlrp.structure import bodies_of, graphs_in
+from onnxlrp.reading.former import restate
+from onnxlrp.reading.structure import bodies_of, graphs_in
 
 LOWEST_OPSET = 16
 """The lowest opset that carries an explainer: ScatterElements adds where windows overlap from 16 on."""

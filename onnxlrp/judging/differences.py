@@ -19,8 +19,8 @@ from onnxlrp.errors import InputError, Unsupported
 from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Arrays
 from onnxlrp.findings import Finding
-from onnxlrp.straight import straightened
-from onnxlrp.unrounded import without_casts_to_half, without_rounding
+from onnxlrp.judging.straight import straightened
+from onnxlrp.judging.unrounded import without_casts_to_half, without_rounding
 
 NAME = "finite differences agree with the compiled gradient"
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxlrp.structure import graphs_in
+from onnxlrp.reading.structure import graphs_in
 
 Array = np.ndarray[Any, Any]
 

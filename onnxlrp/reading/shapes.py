@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import onnx
 import onnx.shape_inference
 
-from onnxlrp.structure import graphs_in
+from onnxlrp.reading.structure import graphs_in
 
 _KEYS = {"keys_floats": onnx.TensorProto.FLOAT, "keys_int64s": onnx.TensorProto.INT64}
 """Attributes of LabelEncoder that tell the type of what it reads; else it is text."""

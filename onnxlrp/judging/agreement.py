@@ -18,11 +18,11 @@ from onnxlrp.errors import Unsupported
 from onnxlrp.explanation import Arrays
 from onnxlrp.findings import Finding
 from onnxlrp.graph import FLOATS, KEPT
+from onnxlrp.judging.straight import straightened
 from onnxlrp.lowering import has_view
 from onnxlrp.model import Model
 from onnxlrp.rules.quantised import clipped
 from onnxlrp.session import Session, run_in_own_batch
-from onnxlrp.straight import straightened
 
 ROUNDED, RESULTS = "the float view rounds to the deployed integers", "the float view gives the deployed results"
 
