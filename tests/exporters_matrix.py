@@ -47,12 +47,13 @@ not resolve. In 59 of those that pass, neighbours are chosen by position, so tha
 explanation says so. `tests/test_sklearn.py` holds a part of them.
 
 Small models were exported in the same way by PyTorch 2.13's two exporters (105 by TorchScript, 120 by `torch.export`,
-with `torch.cond`, `while_loop` and `scan`), tf2onnx 1.17 from Keras 3.15 and TensorFlow functions (45) and jax2onnx
-(8): layers, recurrent nets, attention, resizing, sampling, indexing, detection, branches, loops. All that onnxruntime
-runs pass `verify` today but one, a ResNet50V2 with random weights, whose own scores move by as much when onnxruntime
-does not optimise it. The same twelve models in the form of every opset from 7 on are explained alike
-(`tests/test_opsets.py`). Refused with the reason: Scan of opset 8 with a length per sample, Col2Im whose blocks are
-fed, TensorScatter, Dropout in training mode, and lists as the only output.
+with `torch.cond`, `while_loop` and `scan`), tf2onnx 1.17 from Keras 3.15 and TensorFlow functions (45), Keras's own
+`export` (25) and jax2onnx (8): layers, recurrent nets, attention, resizing, sampling, indexing, detection, branches,
+loops. All that onnxruntime runs passed `verify`, some after the mending that they gave rise to, but one: a ResNet50V2
+with random weights, whose own scores move by as much when onnxruntime does not optimise it. The same twelve models in
+the form of every opset from 7 on are explained alike (`tests/test_opsets.py`). Refused with the reason: Scan of opset 8
+with a length per sample, Col2Im whose blocks are fed, TensorScatter, Dropout in training mode, and lists as the only
+output.
 """
 
 

@@ -97,3 +97,12 @@ def test_blame_leaves_what_runs_alone() -> None:
     read = onnxlrp.read(model())
     with ours(read, "cpu", {"x": X}):
         assert Session(read.copy(), "cpu").run({"x": X})["y"].shape == (2, 4)
+
+
+def test_an_output_without_a_number_is_nobodys_mistake() -> None:
+    cut = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, M] y)
+        <int64[2] start = {0, 7}, int64[2] end = {9, 9}> { y = Slice (x, start, end) }"""
+    )
+    with pytest.raises(InputError, match=r"gives no number: 'y' \[2, 0\]"):
+        onnxlrp.explain(cut, X)
