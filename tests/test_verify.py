@@ -13,7 +13,7 @@ import pytest
 from onnxlrp import Explainer, checks
 from onnxlrp.checks import verify
 from onnxlrp.findings import Finding, Verdict
-from onnxlrp.judging.differences import TOLERANCE
+from onnxlrp.judging.differences import TOLERANCE, _Probe, _Slope
 from onnxlrp.rules import registry
 from onnxlrp.rules.registry import lookup
 
@@ -218,3 +218,9 @@ def test_a_model_in_bfloat16_that_onnxruntime_does_not_run_itself_is_explained_i
     assert verdict.holds and "float32 alone" in finding(verdict, "forward").detail, str(verdict)
     found = Explainer(net, method="gradient", target=1).explain(np.ones((1, 4), np.float32)).relevance["x"]
     np.testing.assert_allclose(found[0], weight[:, 1], rtol=1e-2)
+
+
+@pytest.mark.parametrize(("measured", "holds"), [(0.08, True), (0.0, False)], ids=["answers", "silent"])
+def test_the_smallest_promised_step_decides_where_larger_ones_saturate(measured: float, holds: bool) -> None:
+    small, large = _Slope(measured, 0.1, 1e-4, 1e-3), _Slope(1.0, 1e3, 1e-4, 10.0)
+    assert (_Probe._silence([[small], [large]]) is None) == holds

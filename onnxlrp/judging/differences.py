@@ -187,11 +187,15 @@ class _Probe:
 
     @staticmethod
     def _silence(rows: list[list[_Slope]]) -> _Error | None:
-        """Where nothing can be measured, the gradient must not promise what would have been."""
-        slopes = [slope for row in rows for slope in row]
-        moved = max((max(abs(slope.measured), slope.rounding) for slope in slopes), default=0.0)
-        promised = max((abs(slope.expected) for slope in slopes), default=0.0)
-        return _Error(1.0, 1.0, 0.0) if promised > MEASURABLE * moved else None
+        """Where nothing can be measured, the gradient must not promise what would have been.
+
+        The smallest step that is promised to stand out decides: behind larger ones the score may be saturated.
+        """
+        promised = (slope for row in rows for slope in row if abs(slope.expected) > MEASURABLE * slope.rounding)
+        first = next(promised, None)
+        if first is None or abs(first.expected) <= MEASURABLE * max(abs(first.measured), first.rounding):
+            return None
+        return _Error(1.0, 1.0, 0.0)
 
     def _slopes(self, direction: Arrays, gradient: Arrays, amount: float) -> list[_Slope]:
         """Central, forward and backward difference."""
