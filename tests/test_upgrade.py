@@ -203,3 +203,27 @@ def test_a_body_and_the_graph_around_it_may_both_hold_what_the_converter_writes(
     expected = ort.InferenceSession(net.SerializeToString()).run(None, {"x": IMAGE})[0]
     model = onnxlrp.read(net)
     np.testing.assert_allclose(Session(model.copy(), "cpu").run({"x": IMAGE})["y"], expected, rtol=1e-6)
+
+
+def test_a_rank_is_known_where_a_slice_of_the_shape_has_computed_bounds() -> None:
+    """As PyTorch's TorchScript exporter spells `unflatten` in its attention; Gather needs the rank for its axis."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N, L, 4] x) => (float[N, 2] y)
+           <int64 two = {2}, int64 three = {3}, int64[1] one = {1}, int64[1] zero = {0}, int64[2] halves = {2, 2},
+            int64 second = {1}> {
+            s = Shape (x)
+            rest = Mod (two, three)
+            end = Reshape (rest, one)
+            first = Slice (s, zero, end)
+            sizes = Concat <axis = 0> (first, halves)
+            split = Reshape (x, sizes)
+            half = Gather <axis = -2> (split, second)
+            y = ReduceSum <keepdims = 0> (half, one)
+        }"""
+    )
+    x = np.arange(1, 25, dtype=np.float32).reshape(2, 3, 4)
+    result = onnxlrp.Explainer(proto, preset="epsilon", providers="cpu").explain(x, target=1)
+    wanted = np.zeros_like(x)
+    wanted[..., 3] = x[..., 3]
+    assert np.allclose(result.relevance["x"], wanted, rtol=1e-5)
+    assert [node.op_type for node in onnxlrp.read(proto).graph][1:3] == ["Mod", "Reshape"]

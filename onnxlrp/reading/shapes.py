@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
+import onnx.reference
 import onnx.shape_inference
 
 from onnxlrp.reading.structure import graphs_in
 
 _KEYS = {"keys_floats": onnx.TensorProto.FLOAT, "keys_int64s": onnx.TensorProto.INT64}
 """Attributes of LabelEncoder that tell the type of what it reads; else it is text."""
+
+_OF_SIZES = frozenset(
+    {"Add", "Cast", "Concat", "Div", "Gather", "Mod", "Mul", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze"}
+)
+"""Operators that exporters compute sizes with; where all they read is constant, so are the sizes."""
+
+_MOST_SIZES = 64
+"""Elements up to which whole numbers are taken for sizes."""
 
 
 def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
@@ -22,9 +34,12 @@ def infer_shapes(proto: onnx.ModelProto, notes: list[str]) -> onnx.ModelProto:
     bare = onnx.ModelProto()
     bare.CopyFrom(proto)
     _forget_declarations(bare.graph)
+    folded = _fold_sizes(bare)
     inferred = _inferred(bare)
     if inferred is None:
         return _inferred(proto, notes) or proto
+    for index in folded:
+        inferred.graph.node[index].CopyFrom(proto.graph.node[index])
     _forget_what_is_inferred_wrong(inferred)
     wrong = _complete_graph(inferred.graph, proto.graph)
     if misread := _forget_wrong_states(inferred.graph, {}):
@@ -64,6 +79,53 @@ def _type_read(node: onnx.NodeProto) -> onnx.TypeProto | None:
     if node.op_type == "RegexFullMatch":
         return onnx.helper.make_tensor_type_proto(onnx.TensorProto.STRING, None)
     return None
+
+
+def _fold_sizes(proto: onnx.ModelProto) -> list[int]:
+    """Write whole numbers that follow from constants as constants, in place: inference computes few of them itself.
+
+    PyTorch spells the bounds of a Slice of a shape as Reshape(Mod(2, 3)), and then nobody knows the rank behind it.
+
+    returns: which nodes were replaced
+    """
+    known = {tensor.name: tensor for tensor in proto.graph.initializer if _may_be_sizes(tensor)}
+    folded: list[int] = []
+    for index, node in enumerate(proto.graph.node):
+        if node.op_type == "Constant" and node.attribute and _may_be_sizes(node.attribute[0].t):
+            known[node.output[0]] = node.attribute[0].t
+        if node.domain or node.op_type not in _OF_SIZES or not all(name in known for name in node.input):
+            continue
+        value = _computed(node, known, proto)
+        if value is not None and _may_be_sizes(value):
+            known[node.output[0]] = value
+            node.CopyFrom(onnx.helper.make_node("Constant", [], [node.output[0]], value=value, name=node.name))
+            folded.append(index)
+    return folded
+
+
+def _may_be_sizes(tensor: onnx.TensorProto) -> bool:
+    whole = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32)
+    return whole and math.prod(tensor.dims) <= _MOST_SIZES and tensor.data_location != onnx.TensorProto.EXTERNAL
+
+
+def _computed(
+    node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto], proto: onnx.ModelProto
+) -> onnx.TensorProto | None:
+    """What a node computes from constants, by the standard's reference; None where that does not run it."""
+    operands = [
+        onnx.helper.make_tensor_value_info(name, known[name].data_type, known[name].dims)
+        for name in dict.fromkeys(node.input)
+    ]
+    result = onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.INT64, None)
+    graph = onnx.helper.make_graph([node], "sizes", operands, [result])
+    model = onnx.helper.make_model(graph, opset_imports=proto.opset_import)
+    feeds = {name: onnx.numpy_helper.to_array(known[name]) for name in node.input}
+    try:
+        with np.errstate(all="ignore"):
+            found = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
+        return None
+    return onnx.numpy_helper.from_array(found[0])
 
 
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
