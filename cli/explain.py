@@ -166,6 +166,6 @@ def _rows(entry: Entry) -> list[tuple[str, ...]]:
 
 def _arrived(kept: dict[str, Any]) -> str:
     """The share, or the amounts where a share would mislead."""
-    if kept["cancels"] or kept["ratio"] is None:
+    if kept["cancels"] or not kept["seeded"]:
         return f"{kept['arrived']:.3g} of {kept['seeded']:.3g}"
     return f"{100 * kept['ratio']:.3g}%"

@@ -327,3 +327,9 @@ def test_a_seed_that_is_not_finite_is_refused() -> None:
 def test_a_label_without_labels_says_what_to_do() -> None:
     with pytest.raises(ChoiceError, match=r"no labels are known.*sidecar"):
         ask(scores(), "dog")
+
+
+@pytest.mark.parametrize("target", ["crane", "crane-dog", ["dog", "crane"]], ids=repr)
+def test_a_name_of_two_classes_is_not_taken_for_the_first(target: Any) -> None:
+    with pytest.raises(ChoiceError, match=r"'crane' is the name of 2 classes: 0, 2\. Give the index"):
+        ask(scores(), target, labels=("crane", "dog", "crane"))

@@ -20,6 +20,7 @@ from onnxlrp.data.audio import read_sound
 from onnxlrp.errors import missing_package
 from onnxlrp.perturbation.regions import suited_edge
 from onnxlrp.report.notes import detections_of
+from onnxlrp.report.summary import as_probabilities
 
 DEMO = Path(onnxlrp.__file__).parent / "demo"
 
@@ -241,3 +242,20 @@ def test_a_prompt_shows_words_and_not_arrays() -> None:
     one = repr(explainer.explain(x, target="star"))
     assert one.startswith("lrp epsilon-gamma-box: star, score") and "relevance of 'image': [2, 3, 64, 64]" in one
     assert repr(explainer.explain(x, target="all")).startswith("lrp: 4 classes of 2 samples")
+
+
+@pytest.mark.parametrize("scores", [(-1.2e-7, 1.0000001), (1.0, 0.0), (0.25, 0.75)], ids=str)
+def test_probabilities_are_told_as_they_are_though_rounding_takes_one_below_zero(scores: tuple[float, float]) -> None:
+    told = as_probabilities(np.asarray(scores))
+    assert told is not None
+    assert np.allclose(told, scores, atol=1e-6)
+    assert told.min() >= 0
+    assert told.max() <= 1
+
+
+def test_a_contrast_of_a_class_with_itself_has_no_share_that_arrived(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 64, 64), np.float32))
+    found = run("explain", DEMO / "shapes.onnx", tmp_path / "x.npy", "-o", tmp_path / "out", "--target", "1-1")
+    assert found.exit_code == 0
+    assert "nan" not in found.output
+    assert "0 of 0" in found.output

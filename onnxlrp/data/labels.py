@@ -30,12 +30,19 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def index_of(label: str, labels: Sequence[str] | None) -> int:
-    """The index of a label, or of a number written as text.  Errors: ChoiceError with the closest labels.
+    """The index of a label, or of a number written as text.
 
     Where the labels are numbers themselves, such as 3, 5 and 8, a number is one of them and never an index.
+    Errors: ChoiceError with the closest labels, and where several classes have the name (ImageNet has two cranes).
     """
-    if labels is not None and label in labels:
-        return list(labels).index(label)
+    named = [index for index, name in enumerate(labels or ()) if name == label]
+    if len(named) > 1:
+        raise ChoiceError(
+            f"target='{label}' is the name of {len(named)} classes: {', '.join(map(str, named[:MOST_LISTED]))}"
+            f"{', …' if len(named) > MOST_LISTED else ''}. Give the index of the one that is meant."
+        )
+    if named:
+        return named[0]
     if _is_number(label) and not (labels and all(map(_is_number, labels))):
         return int(label)
     if labels is None:

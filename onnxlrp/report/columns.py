@@ -62,8 +62,8 @@ class ColumnBars:
             length = max(round(min(abs(value) / largest, 1.0) * WIDTH), int(value != 0))
             yield " " * length, (int(red), int(green), int(blue))
             yield "\n", None
-        if len(self.values) > MOST_LINES:
-            yield f"and {len(self.values) - MOST_LINES} columns more\n", None
+        if more := len(self.values) - len(order):
+            yield f"and {more} more column{'s' if more > 1 else ''}\n", None
 
     def notes(self) -> dict[str, Any]:
         columns = zip(self.names, self.cells, self.values.tolist(), strict=True)

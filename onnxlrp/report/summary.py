@@ -15,7 +15,7 @@ from onnxlrp.explain import Explainer
 from onnxlrp.explanation import Explanation
 
 SUM_TOLERANCE = 1e-3
-"""How far from 1 the sum of float16 probabilities may lie."""
+"""How far from 1 the sum of float16 probabilities may lie, and below 0 one of them: 1 − p of a forest is −1e-7."""
 
 ENOUGH = 5
 """Samples from which on their middle says more about the model than about the photos."""
@@ -68,17 +68,21 @@ def explains_probability(explainer: Explainer, explanation: Explanation, sample:
     output, scores = explainer.output, class_scores(explainer, explanation, sample)
     if scores is None or output.tensor is not output.asked or output.because == "as asked":
         return False
-    return bool(np.isfinite(scores).all() and scores.min() >= 0 and abs(scores.sum() - 1) < SUM_TOLERANCE)
+    return bool(np.isfinite(scores).all() and _are_probabilities(scores))
 
 
 def as_probabilities(scores: NDArray[np.float64]) -> NDArray[np.float64] | None:
     """Probabilities as they are, logits through a softmax; None for values that are not finite."""
     if not np.isfinite(scores).all():
         return None
-    if scores.min() >= 0 and abs(scores.sum() - 1) < SUM_TOLERANCE:
-        return scores
+    if _are_probabilities(scores):
+        return np.clip(scores, 0.0, 1.0)
     powers = np.exp(scores - scores.max())
     return np.asarray(powers / powers.sum())
+
+
+def _are_probabilities(scores: NDArray[np.float64]) -> bool:
+    return bool(scores.min() >= -SUM_TOLERANCE and abs(scores.sum() - 1) < SUM_TOLERANCE)
 
 
 _PIXELS = "Try --preprocessing imagenet, caffe-bgr, 0-1, -1-1 or 0-255."
