@@ -122,10 +122,10 @@ def _computed(
     feeds = {name: onnx.numpy_helper.to_array(known[name]) for name in node.input}
     try:
         with np.errstate(all="ignore"):
-            found = onnx.reference.ReferenceEvaluator(model).run(None, feeds)
+            found = list(onnx.reference.ReferenceEvaluator(model).run(None, feeds))
     except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
         return None
-    return onnx.numpy_helper.from_array(found[0])
+    return onnx.numpy_helper.from_array(np.asarray(found[0]))
 
 
 def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
