@@ -206,6 +206,13 @@ class Emit:
                 return a, c
         return None
 
+    def vanishes_below_zero(self, r: ir.Value, z: ir.Value) -> bool:
+        """Whether this writer wrote r = a ⊙ c with an a that is 0 wherever z ≤ 0: a rectified z."""
+        node = r.producer()
+        if node is None or node.op_type != "Mul" or node not in self._nodes:
+            return False
+        return any(a is not None and _is_rectified(a.producer(), z) for a in node.inputs)
+
     def total(self, parts: Sequence[ir.Value], value: ir.Value) -> ir.Value:
         """Σ parts; value ⊙ Σ c_i where every part was written as value ⊙ c_i."""
         if len(parts) == 1:
@@ -262,6 +269,15 @@ class _Arithmetic:
 
     def Neg(self, operand: Operand) -> ir.Value:
         return self._emit.node("Neg", operand)
+
+
+def _is_rectified(maker: ir.Node | None, z: ir.Value) -> bool:
+    """Relu, or a Clip whose lower bound is the constant 0."""
+    if maker is None or maker.inputs[0] is not z:
+        return False
+    low = maker.inputs[1] if maker.op_type == "Clip" and len(maker.inputs) > 1 else None
+    known = low.const_value if low is not None else None
+    return maker.op_type == "Relu" or (known is not None and not known.numpy().any())
 
 
 def names_in(graph: ir.Graph) -> set[str | None]:

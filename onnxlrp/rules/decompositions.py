@@ -87,13 +87,18 @@ class Decomposition(Rule):
         if step.account is not None and self.drops_zero:
             step.account("z = 0", step.emit.Where(step.emit.Equal(linear.output, 0.0), relevance, 0.0))
         contributions: list[Contribution] = [None] * step.count
-        total: Contribution = None
-        for bracket in self.brackets(step, linear):
-            share = cross(step, linear, bracket, relevance, self.stabiliser)
-            if share is not None:
-                total = share if total is None else total + share
-        contributions[linear.operand] = total if total is not None else step.emit.zeros_like(linear.x)
+        met = brackets_met(self.brackets(step, linear), step, linear, relevance)
+        found = (cross(step, linear, bracket, relevance, self.stabiliser) for bracket in met)
+        shares = [share for share in found if share is not None]
+        contributions[linear.operand] = step.emit.total(shares, linear.x) if shares else step.emit.zeros_like(linear.x)
         return contributions
+
+
+def brackets_met(brackets: Sequence[Bracket], step: Step, linear: LinearMap, relevance: ir.Value) -> Sequence[Bracket]:
+    """The brackets that some relevance reaches. Behind a ReLU none arrives where z ≤ 0, and nobody need look at z."""
+    if not step.emit.vanishes_below_zero(relevance, linear.output):
+        return brackets
+    return [replace(bracket, where="") for bracket in brackets if bracket.where != "z < 0"]
 
 
 @dataclass(frozen=True)
