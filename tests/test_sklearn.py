@@ -343,3 +343,17 @@ def test_a_softmax_that_is_spelled_out_is_stepped_over(opset: int) -> None:
     )
     found = Explainer(exported.SerializeToString()).explain(FLOWERS[::30])
     np.testing.assert_allclose(found.score, model.decision_function(FLOWERS[::30]).max(axis=1), rtol=1e-3)
+
+
+def test_the_first_of_two_classes_of_a_forest_is_explained_as_the_second_is() -> None:
+    """p is one sum of leaves: what speaks against it speaks for 1 − p, also where a 1 − p hands nothing on."""
+    forest = ensemble.RandomForestClassifier(5, max_depth=4, random_state=0).fit(FLOWERS, TWO)
+    exported = skl2onnx.to_onnx(forest, FLOWERS[:1], target_opset=17, options={"zipmap": False})
+    explainer, rows = Explainer(exported.SerializeToString()), FLOWERS[::10]
+    called = explainer.explain(rows)
+    assert set(called.target) == {0, 1}
+    (relevance,) = called.relevance.values()
+    assert relevance.any(axis=1).all()
+    first, second = (next(iter(explainer.explain(rows, target=target).relevance.values())) for target in (0, 1))
+    shared = first.any(axis=1) & second.any(axis=1)
+    assert np.allclose(first[shared], -second[shared], atol=1e-5)

@@ -545,6 +545,22 @@ def test_the_default_for_convolutions_opens_with_a_box_where_one_is_known() -> N
     assert str(inner.rule_of("top")) == "gamma(0.05)", "the box is that of the pixels"
 
 
+def test_a_mask_that_pools_tokens_is_a_gate() -> None:
+    """Σ m e / Σ m: the tokens get all, and what the mask leaves out gets nothing."""
+    net = Net()
+    tokens, mask = (net.input(name, ["batch", "length"], onnx.TensorProto.INT64) for name in ("tokens", "mask"))
+    last, along = net.weight(np.array([-1], np.int64)), net.weight(np.array([1], np.int64))
+    spread = net.Cast(net.Unsqueeze(mask, last), to=onnx.TensorProto.FLOAT)
+    summed = net.ReduceSum(net.Mul(net.Gather(net.weight(data(9, 5)), tokens), spread, name="pool"), along, keepdims=0)
+    pooled = net.Div(summed, net.ReduceSum(spread, along, keepdims=0))
+    explainer = Explainer(net.model(net.MatMul(pooled, net.weight(data(5, 3)))), target=1)
+    result = explainer.explain({"tokens": np.array([[1, 2, 3, 4]]), "mask": np.array([[1, 1, 1, 0]])})
+    assert str(explainer.plan.rule_of("pool")) == "gate(1)"
+    assert result.relevance["tokens"][0, :3].all() and not result.relevance["tokens"][0, 3]
+    assert not result.relevance["mask"].any()
+    assert np.allclose(result.relevance["tokens"].sum(), result.score, rtol=1e-4)
+
+
 # --- single layers of real nets --------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ what is explained. Binary classifiers that hold a single score get their second 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -152,15 +153,14 @@ _WEIGHTS = ("treeids", "nodeids", "ids", "weights", "weights_as_tensor")
 def tree_ensemble_classifier(node: Fused) -> list[ir.Value | None]:
     """Scores by a TreeEnsembleRegressor with the classes for targets; the label is the largest score's."""
     classes = len(labels_of(node))
-    weights = {name: node.attribute(f"class_{name}") for name in _WEIGHTS}
-    single = classes == 2 and set(weights["ids"]) == {0}
-    numbers = weights["weights"] if weights["weights"] is not None else weights["weights_as_tensor"].numpy()
-    kept = {
-        name: attribute.value
-        for name, attribute in node.node.attributes.items()
-        if name.startswith(("nodes_", "base_values"))
-    }
-    targets = 1 if single else max(classes, 1)
+    leaves = {name: node.attribute(f"class_{name}") for name in _WEIGHTS}
+    kept = {n: a.value for n, a in node.node.attributes.items() if n.startswith(("nodes_", "base_values"))}
+    single = classes == 2 and set(leaves["ids"]) == {0}
+    numbers = leaves["weights"] if leaves["weights"] is not None else leaves["weights_as_tensor"].numpy()
+    shares = single and bool((np.asarray(numbers) >= 0).all()) and _transform_of(node) != "LOGISTIC"
+    if shares:
+        leaves, kept = _of_both(leaves, kept)
+    targets = 1 if single and not shares else max(classes, 1)
     x = node.x() if node.x().dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) else as_floats(node)
     scores = node.emit.node(
         "TreeEnsembleRegressor",
@@ -168,14 +168,33 @@ def tree_ensemble_classifier(node: Fused) -> list[ir.Value | None]:
         domain=ML,
         n_targets=targets,
         **kept,
-        **{f"target_{name}": value for name, value in weights.items() if value is not None},
+        **{f"target_{name}": value for name, value in leaves.items() if value is not None},
     )
     _shaped(scores, x, targets)
-    if single:
-        scores = two_columns(node, scores, probability=bool((np.asarray(numbers) >= 0).all()))
-    else:
+    if single and not shares:
+        scores = two_columns(node, scores, probability=False)
+    elif not shares:
         scores = transformed(node, scores, targets)
     return [chosen(node, scores), scores]
+
+
+def _of_both(leaves: Mapping[str, Any], kept: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Trees of one share p, written for [1 − p, p]: behind a lone 1 − p nothing would arrive where p = 0."""
+    doubled: dict[str, Any] = {name: [*leaves[name], *leaves[name]] for name in ("treeids", "nodeids")}
+    doubled["ids"] = [0] * len(leaves["ids"]) + [1] * len(leaves["ids"])
+    base = next((np.asarray(_plain(value)) for name, value in kept.items() if name.startswith("base_values")), None)
+    first = float(base.reshape(-1)[0]) if base is not None and base.size else 0.0
+    rest = {name: value for name, value in kept.items() if not name.startswith("base_values")}
+    if leaves["weights_as_tensor"] is not None:
+        weights = leaves["weights_as_tensor"].numpy()
+        doubled["weights_as_tensor"] = ir.tensor(np.concatenate([-weights, weights]))
+        return doubled, rest | {"base_values_as_tensor": ir.tensor(np.array([1.0 - first, first], weights.dtype))}
+    doubled["weights"] = [*(-weight for weight in leaves["weights"]), *leaves["weights"]]
+    return doubled, rest | {"base_values": [1.0 - first, first]}
+
+
+def _plain(value: Any) -> Any:
+    return value.numpy() if hasattr(value, "numpy") else value
 
 
 # --- support vector machines -----------------------------------------------------------------------------------------

@@ -15,13 +15,18 @@ _SQUASHING = frozenset({"Sigmoid", "HardSigmoid", "Softmax"}) | frozenset(
 _TRANSPARENT = frozenset({"Cast", "Identity", "Dropout", "Mul", "Div", "QuantizeLinear", "DequantizeLinear"})
 """Operators that what was squashed may pass on its way, beside data movement."""
 
+_SPREADING = frozenset({"Unsqueeze", "Expand", "Reshape", "Tile"})
+
 _LONGEST_WAY = 8
+
+MASK = "mask"
 
 
 def gate_of(unit: Unit, signals: tuple[int, ...], facts: Facts) -> tuple[int | None, bool]:
-    """The operand that comes from a sigmoid, softmax or reciprocal, if just one does, and whether from a softmax.
+    """The operand that comes from a sigmoid, softmax, reciprocal or mask, if just one does, and whether from a softmax.
 
-    A product with a reciprocal is a division by a signal written otherwise: a normalisation.
+    A product with a reciprocal is a division by a signal written otherwise: a normalisation. A mask is an input of
+    whole numbers or truth values that was spread over features, as pooling over tokens does with an attention mask.
     """
     sources = {index: _squashed_by(unit.inputs[index], facts) for index in signals}
     gates = [index for index, source in sources.items() if source]
@@ -30,10 +35,12 @@ def gate_of(unit: Unit, signals: tuple[int, ...], facts: Facts) -> tuple[int | N
 
 def _squashed_by(value: ir.Value | None, facts: Facts) -> str:
     """The operator that a tensor was squashed by, at most some nodes before; "" where none is found."""
+    spread = False
     for _ in range(_LONGEST_WAY):
         node = value.producer() if value is not None else None
         if node is None:
-            return ""
+            return MASK if spread and value is not None and _counts(value) else ""
+        spread = spread or node.op_type in _SPREADING
         if node.op_type in _SQUASHING or _is_reciprocal(node, facts):
             return node.op_type
         operator = lookup(node.op_type, node.domain)
@@ -44,6 +51,16 @@ def _squashed_by(value: ir.Value | None, facts: Facts) -> str:
             return ""
         value = signals[0]
     return ""
+
+
+def _counts(value: ir.Value) -> bool:
+    """An input of whole numbers or truth values."""
+    return (
+        value.is_graph_input()
+        and value.dtype is not None
+        and not value.dtype.is_floating_point()
+        and (value.dtype != ir.DataType.STRING)
+    )
 
 
 def _is_reciprocal(node: ir.Node, facts: Facts) -> bool:
