@@ -132,5 +132,5 @@ def _unusual_share(conservation: Conservation) -> Iterator[str]:
     share, whose = (middle, "median over samples") if alike else (float(shares[unusual[0]]), f"sample {unusual[0]}")
     yield (
         f"{share:.2%} of the seeded relevance arrived ({whose}): biases, stabilisers or rules that do not conserve "
-        "took or made the rest. `onnxlrp verify` shows at which layer; bias='distribute' gives the biases' share back."
+        'took or made the rest. `onnxlrp verify` shows at which layer; bias "distribute" gives their share back.'
     )
